@@ -1,0 +1,44 @@
+# Every target sets up what it needs first; where nothing changed since, that takes no time.
+# Extra arguments: make train ARGS="--resume", make test ARGS="-k grammar".
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check doctor format docs clean
+BIN := .venv/bin
+CONFIG ?= configs/miniwob-tiny.toml
+ARGS ?=
+# One thread each: several processes share the cores, and threads that wait for a busy core are
+# slower than none.
+export OMP_NUM_THREADS ?= 1
+# Packages of another place on PYTHONPATH would shadow the pinned ones.
+unexport PYTHONPATH
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## make .venv with the pinned dependencies, and find or install a Chromium
+	@scripts/setup
+
+train: setup ## train the tiny agent on MiniWoB++ (ARGS="--resume" continues the latest run)
+	$(BIN)/dart-gui train $(CONFIG) $(ARGS)
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest -rs $(ARGS)
+
+check: setup ## lint, format and types, without changing anything
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+doctor: setup ## check the machine, the browser and the model
+	$(BIN)/dart-gui doctor $(ARGS)
+
+format: setup ## apply the formatter and the fixes that are safe
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup ## write docs/configuration.md from the configuration's own docstrings
+	$(BIN)/python scripts/config_docs.py
+
+clean: ## remove what set-up and tools made; runs/ stays
+	rm -rf .venv .browser .browser.partial .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

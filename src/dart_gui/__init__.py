@@ -1,0 +1,3 @@
+"""DART-GUI: decoupled multi-turn reinforcement learning for GUI agents."""
+
+__version__ = "0.1.0"
