@@ -1,0 +1,335 @@
+"""One typed configuration tree: TOML, dotted overrides, unknown keys refused, cross-field checks.
+
+``load(path, ["train.lr=1e-4"])`` gives a frozen :class:`Config`; ``dump(config)`` gives the TOML text
+that a run keeps as ``config.toml``. A key that was renamed gets no alias: a key whose meaning changed
+in silence misconfigures a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dart_gui.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunConfig(Section):
+    dir: str = "runs"
+    """Folder that holds one folder per run."""
+    seed: int = 0
+    """Seed of the task sampler and of the sampling of every episode."""
+    max_train_steps: NonNegativeInt = 0
+    """Stop after this many train steps; 0 for no such limit."""
+    max_time_s: float = Field(default=1200.0, gt=0)
+    """Stop after this many seconds of training (time while the run was stopped does not count)."""
+
+
+class ModelConfig(Section):
+    path: str = "models/tiny-agent"
+    """Hugging Face folder of a Qwen2.5-VL-architecture model with tokenizer and chat template."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights, in the engine and in the trainer alike."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes a GPU where there is one."""
+
+
+class AgentConfig(Section):
+    max_images: PositiveInt = 5
+    """Screenshots in the prompt at most; older ones leave, their texts stay."""
+    max_texts: PositiveInt = 35
+    """Earlier replies in the prompt at most."""
+    trim: Literal["slide", "block"] = "slide"
+    """``slide``: the oldest screenshot leaves at each step, as UI-TARS was served.
+    ``block``: screenshots grow to the limit, then several leave at once, so that consecutive prompts
+    share their prefix."""
+    language: str = "English"
+    """Language that the prompt asks thoughts to be written in."""
+
+
+class EnvConfig(Section):
+    suite: Literal["miniwob"] = "miniwob"
+    tasks: list[str] = []
+    """Task ids; empty for the suite's default tasks."""
+    num_envs: PositiveInt = 8
+    """Browser pages at once."""
+    num_browsers: PositiveInt = 1
+    """Browser processes that share the pages."""
+    browser: str = ""
+    """Chromium executable; empty to look for one."""
+    action_ms: PositiveInt = 300
+    """Page milliseconds that pass after each action; the page's clock stands still otherwise."""
+    wait_ms: PositiveInt = 2000
+    """Page milliseconds that pass for wait()."""
+    timeout_s: Seconds = 20.0
+    """Wall-clock limit of one browser operation; a page that exceeds it is replaced."""
+
+
+class RolloutConfig(Section):
+    engine: Literal["transformers", "fake"] = "transformers"
+    num_workers: PositiveInt = 1
+    """Worker processes, each with a copy of the weights."""
+    host: str = "127.0.0.1"
+    port: NonNegativeInt = 0
+    """0 for a free one."""
+    url: str = ""
+    """Use the service at this URL instead of starting one."""
+    token_file: str = ""
+    """File that holds the bearer token; empty for ``token`` in the run's folder."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of training rollouts. top_p, top_k and penalties do not exist here: the trainer does not
+    model them."""
+    max_tokens: PositiveInt = 64
+    """Tokens of one reply at most."""
+    max_context: PositiveInt = 2048
+    """Tokens of prompt and reply together at most."""
+    max_batch_size: PositiveInt = 16
+    """Requests that one worker decodes at once."""
+    max_unavailable: PositiveInt = 1
+    """Workers that may be out of service for an update at once."""
+    request_timeout_s: Seconds = 60.0
+    """A request that has no answer by then fails."""
+    image_cache_mb: PositiveInt = 256
+    """Screenshots that the service remembers by hash."""
+
+
+class RunnerConfig(Section):
+    num_slots: PositiveInt = 8
+    """Episodes at once; each holds one environment."""
+    max_steps: PositiveInt = 8
+    """Model calls of one episode at most."""
+    max_parse_errors: NonNegativeInt = 1
+    """Unparsable replies that an episode survives."""
+    max_attempts: PositiveInt = 3
+    """Tries of one planned episode when the infrastructure fails."""
+    episode_timeout_s: Seconds = 120.0
+    """Wall-clock limit of one attempt."""
+
+
+class DataConfig(Section):
+    ledger: str = ""
+    """SQLAlchemy URL; empty for SQLite in the run's folder."""
+    blobs: str = ""
+    """fsspec URL; empty for ``blobs`` in the run's folder."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Attempts at one (task_id, seed), compared with each other."""
+    max_staleness: NonNegativeInt = 3
+    """Trainer version at consumption minus policy version of a step, at most."""
+    max_uses: PositiveInt = 1
+    """Times that a trajectory is trained at most."""
+
+
+class CurationConfig(Section):
+    skip_zero_variance: bool = True
+    """Groups whose rewards are all equal (tolerance 1e-6) are not trained."""
+    advantage: Literal["trajectory", "step"] = "trajectory"
+    """Statistics of a group over its trajectories, or over all of their steps as the paper has it."""
+    normalize_std: bool = True
+    """Divide by the group's standard deviation (GRPO); off leaves the mean only (Dr. GRPO)."""
+
+
+class TrainConfig(Section):
+    groups_per_step: PositiveInt = 8
+    """Groups with variance that one train step takes."""
+    lr: float = Field(default=1e-4, ge=0)
+    warmup_steps: NonNegativeInt = 5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Global gradient norm."""
+    clip_low: Fraction = 0.2
+    clip_high: float = Field(default=0.28, ge=0)
+    """Asymmetric clip: the ratio stays within [1 - clip_low, 1 + clip_high]."""
+    dual_clip: float = Field(default=3.0, gt=1)
+    """Bound c of the loss for negative advantages: at most -c * A."""
+    tis_cap: float = Field(default=2.0, gt=0)
+    """Truncated importance sampling: weight min(exp(old - rollout), tis_cap)."""
+    kl_coef: float = Field(default=0.0, ge=0)
+    """Weight of the k3 KL to the initial policy; 0 loads no reference model."""
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of the entropy bonus over response tokens."""
+    num_minibatches: PositiveInt = 1
+    """Optimizer updates per train step; more than one makes the clip bite."""
+    freeze_vision: bool = False
+    max_tokens_per_microbatch: PositiveInt = 4096
+    """Padded tokens of one forward and backward pass."""
+    checkpoint_every: PositiveInt = 10
+    """Train steps between durable checkpoints (weights and optimizer state)."""
+    keep_checkpoints: PositiveInt = 2
+    keep_weights: PositiveInt = 4
+    """Published weight folders that stay on disk."""
+
+
+class EvalConfig(Section):
+    num_episodes: PositiveInt = 400
+    """Held-out episodes, spread evenly over the tasks."""
+    temperature: float = Field(default=1.0, ge=0)
+    """0 for greedy decoding."""
+    before_after: bool = True
+    """Evaluate the initial and the final policy, sampled and greedy, around a training run."""
+
+
+class LaunchConfig(Section):
+    threads: PositiveInt = 1
+    """torch threads of each process. More than one on busy cores is slower, not faster."""
+    max_restarts: NonNegativeInt = 5
+    """Times that the supervisor restarts one process before it gives up."""
+    stop_timeout_s: Seconds = 20.0
+    """Time for a process to end by itself before it is killed."""
+    tensorboard: bool = True
+
+
+class Config(Section):
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    agent: AgentConfig = AgentConfig()
+    env: EnvConfig = EnvConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    runner: RunnerConfig = RunnerConfig()
+    data: DataConfig = DataConfig()
+    curation: CurationConfig = CurationConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Config:
+        if self.runner.num_slots > self.env.num_envs:
+            raise ValueError(
+                f"runner.num_slots = {self.runner.num_slots} episodes would wait for "
+                f"env.num_envs = {self.env.num_envs} environments: raise env.num_envs or lower "
+                "runner.num_slots"
+            )
+        if self.rollout.max_tokens >= self.rollout.max_context:
+            raise ValueError(
+                f"rollout.max_tokens = {self.rollout.max_tokens} leaves no room for a prompt in "
+                f"rollout.max_context = {self.rollout.max_context}"
+            )
+        if self.rollout.max_unavailable > self.rollout.num_workers:
+            raise ValueError(
+                f"rollout.max_unavailable = {self.rollout.max_unavailable} exceeds "
+                f"rollout.num_workers = {self.rollout.num_workers}"
+            )
+        if self.train.num_minibatches > self.train.groups_per_step:
+            raise ValueError(
+                f"train.num_minibatches = {self.train.num_minibatches} exceeds "
+                f"train.groups_per_step = {self.train.groups_per_step}"
+            )
+        if self.rollout.max_context > self.train.max_tokens_per_microbatch:
+            raise ValueError(
+                f"a sample of rollout.max_context = {self.rollout.max_context} tokens would not fit "
+                f"train.max_tokens_per_microbatch = {self.train.max_tokens_per_microbatch}"
+            )
+        return self
+
+
+def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read ``path`` (None for the defaults) and apply ``section.key=value`` overrides.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, a value is refused.
+    """
+    tree: dict[str, Any] = {} if path is None else _read_toml(Path(path))
+    for override in overrides:
+        _apply_override(tree, override)
+    return from_dict(tree, source=str(path) if path else "the defaults")
+
+
+def from_dict(tree: Mapping[str, Any], *, source: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(map(_explain, error.errors()))) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved tree as TOML."""
+    lines: list[str] = []
+    for section, values in config.model_dump(mode="json").items():
+        lines += [f"[{section}]"]
+        lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    """JSON is TOML but for two things: surrogate pairs, and DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {path}: {error.strerror or error}. "
+            "Give the path of a TOML file, such as configs/miniwob-tiny.toml."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    dotted, eq, text = override.partition("=")
+    section, dot, key = dotted.partition(".")
+    if not (eq and dot and section and key):
+        raise ConfigError(
+            f"the override {override!r} is not of the form section.key=value, e.g. train.lr=1e-4"
+        )
+    table = tree.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{section} is not a table, so {dotted} cannot be set")
+    table[key] = _override_value(text)
+
+
+def _override_value(text: str) -> Any:
+    """TOML where it parses as TOML (numbers, booleans, lists, quoted text), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: Any) -> str:
+    path = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        nearest = _nearest(error["loc"])
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        return f"unknown key {path}{hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{path}: {message} (got {error['input']!r})" if path else message
+
+
+def _nearest(loc: tuple[str | int, ...]) -> str | None:
+    """The known key most like the unknown one: first within its section, then anywhere."""
+    known = {
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in field.annotation.model_fields  # type: ignore[union-attr]
+    }
+    wanted = ".".join(map(str, loc))
+    if len(loc) == 1:
+        return next(iter(difflib.get_close_matches(wanted, list(Config.model_fields))), None)
+    key_only = {name.split(".")[1]: name for name in sorted(known)}
+    if loc[-1] in key_only:
+        return key_only[str(loc[-1])]
+    same_section = [name for name in known if name.startswith(f"{loc[0]}.")]
+    for names in (same_section, list(known)):
+        if match := difflib.get_close_matches(wanted, sorted(names), n=1):
+            return match[0]
+    match = difflib.get_close_matches(str(loc[-1]), list(key_only), n=1)
+    return key_only[match[0]] if match else None
