@@ -1,0 +1,99 @@
+"""One request from its place in the queue to its answer, sent again whole where a worker dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from dart_gui.rollout.chat import ChatRequest
+from dart_gui.rollout.fleet import Fleet
+from dart_gui.rollout.httpd import ApiError
+from dart_gui.rollout.router import QueueTimeoutError, Router
+from dart_gui.rollout.states import WorkerSlot
+from dart_gui.rollout.worker_process import WorkerAnswer, WorkerGoneError, WorkerProcess
+
+log = logging.getLogger(__name__)
+# A request that has brought three workers down is the likely cause of it.
+MAX_SENDS = 3
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        router: Router,
+        fleet: Fleet,
+        *,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._router = router
+        self._fleet = fleet
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._answered_at: dict[str, float] = {}
+        self.num_in_flight = 0
+
+    async def complete(
+        self, request: ChatRequest, images: Mapping[str, bytes], *, trajectory_id: str
+    ) -> WorkerAnswer:
+        """Raises:
+        ApiError: 503 where no worker took it in time, 504 where none answered, 502 after
+            MAX_SENDS workers died.
+        """
+        deadline = self._clock() + self._timeout_s
+        self.num_in_flight += 1
+        try:
+            for _ in range(MAX_SENDS):
+                slot = await self._acquire(trajectory_id, deadline)
+                try:
+                    return await self._send(slot, request, images, deadline)
+                except WorkerGoneError as error:
+                    log.warning("a request is sent again: %s", error)
+                finally:
+                    self._router.release(slot)
+        finally:
+            self.num_in_flight -= 1
+        raise ApiError(502, "worker_error", f"{MAX_SENDS} workers died while they had this request")
+
+    async def _acquire(self, trajectory_id: str, deadline: float) -> WorkerSlot:
+        try:
+            return await self._router.acquire(
+                trajectory_id, timeout_s=max(0.0, deadline - self._clock())
+            )
+        except QueueTimeoutError as error:
+            raise ApiError(503, "overloaded", str(error)) from None
+
+    async def _send(
+        self,
+        slot: WorkerSlot,
+        request: ChatRequest,
+        images: Mapping[str, bytes],
+        deadline: float,
+    ) -> WorkerAnswer:
+        process = self._fleet.process(slot)
+        sent_at = self._clock()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - sent_at)):
+                answer = await process.generate(request, images)
+        except WorkerGoneError as error:
+            self._fleet.fail(process, str(error))
+            raise
+        except TimeoutError:
+            self._judge(process, sent_at)
+            raise ApiError(
+                504, "timeout", f"no answer within {self._timeout_s} s (rollout.request_timeout_s)"
+            ) from None
+        self._answered_at[slot.worker_id] = self._clock()
+        if answer.status == 409:
+            raise WorkerGoneError(f"{slot.worker_id} takes no requests")
+        slot.num_completed += answer.status == 200
+        return answer
+
+    def _judge(self, process: WorkerProcess, sent_at: float) -> None:
+        """Half the time limit without an answer to anybody is a worker that hangs."""
+        silent_since = max(sent_at, self._answered_at.get(process.slot.worker_id, 0.0))
+        silent_s = self._clock() - silent_since
+        if silent_s > self._timeout_s / 2:
+            self._fleet.fail(process, f"it answered nothing for {silent_s:.1f} s")

@@ -1,0 +1,162 @@
+"""Weights that change and workers that die while requests arrive; real processes, fake engine."""
+
+import asyncio
+import json
+import os
+import signal
+
+import pytest
+
+from dart_gui.config import from_dict
+from dart_gui.errors import PolicyError
+from dart_gui.rollout.client import RolloutClient
+from dart_gui.rollout.service import serve
+from dart_gui.types import SamplingParams, WeightsRef
+
+TOKEN = "a-token-of-this-test"
+
+
+def folder(path, **script):
+    path.mkdir(exist_ok=True)
+    (path / "fake_engine.json").write_text(json.dumps(script))
+    return str(path)
+
+
+def config(model_path, **rollout):
+    settings = {"engine": "fake", "num_workers": 2, "request_timeout_s": 30}
+    tree = {"rollout": settings | rollout, "model": {"path": model_path}}
+    return from_dict(tree, source="test")
+
+
+async def ask(client, number):
+    messages = [{"role": "user", "content": f"request {number}"}]
+    sampling = SamplingParams(temperature=1.0, max_tokens=64, seed=number)
+    return await client.complete(messages, {}, sampling, trajectory_id=f"t{number % 7}")
+
+
+async def until(condition):
+    async with asyncio.timeout(30):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+def serves(client, version):
+    async def condition():
+        status = await client.status()
+        return all(worker.policy_version == version for worker in status.workers)
+
+    return condition
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+async def test_updates_under_load_lose_no_request_and_mix_no_versions(tmp_path, num_workers):
+    script = {"latency_s": 0.03}
+    model = folder(tmp_path / "model", **script)
+    async with (
+        serve(config(model, num_workers=num_workers), token=TOKEN) as service,
+        RolloutClient(service.url, TOKEN, timeout_s=30) as client,
+    ):
+        stop = asyncio.Event()
+        completions = []
+
+        async def episode(first):
+            number = first
+            while not stop.is_set():
+                completions.append(await ask(client, number))
+                number += 100
+
+        async def answered():
+            return any(completion.policy_version == version for completion in completions)
+
+        version = 0
+        episodes = [asyncio.create_task(episode(first)) for first in range(12)]
+        await until(answered)
+        for version in range(1, 5):
+            path = folder(tmp_path / f"v{version}", **script)
+            await client.publish(WeightsRef(policy_version=version, path=path))
+            await until(serves(client, version))
+            await until(answered)
+        stop.set()
+        await asyncio.gather(*episodes)
+        status = await client.status()
+        assert sum(worker.num_completed for worker in status.workers) == len(completions)
+        assert [worker.restarts for worker in status.workers] == [0] * num_workers
+    for completion in completions:
+        version = completion.policy_version
+        assert completion.text.startswith(f"Thought: versions {version} to {version}.\n")
+    assert {completion.policy_version for completion in completions} == {0, 1, 2, 3, 4}
+
+
+async def test_a_request_survives_the_death_of_its_worker(tmp_path):
+    model = folder(tmp_path / "model", latency_s=0.5)
+    async with (
+        serve(config(model), token=TOKEN) as service,
+        RolloutClient(service.url, TOKEN, timeout_s=30) as client,
+    ):
+        requests = [asyncio.create_task(ask(client, number)) for number in range(8)]
+        victim = service.fleet.slots[0]
+
+        async def busy():
+            return victim.num_in_flight > 0
+
+        await until(busy)
+        os.kill(service.fleet.process(victim).pid, signal.SIGKILL)
+        answers = await asyncio.gather(*requests)
+        assert [answer.sampling.seed for answer in answers] == list(range(8))
+
+        async def back():
+            status = await client.status()
+            return [worker.state for worker in status.workers] == ["ready", "ready"]
+
+        await until(back)
+        assert [slot.restarts for slot in service.fleet.slots] == [1, 0]
+
+
+async def test_a_lone_worker_that_dies_comes_back_with_the_newest_weights(tmp_path):
+    model = folder(tmp_path / "model", latency_s=0.3)
+    newest = WeightsRef(policy_version=7, path=folder(tmp_path / "v7"))
+    async with (
+        serve(config(model, num_workers=1), token=TOKEN) as service,
+        RolloutClient(service.url, TOKEN, timeout_s=30) as client,
+    ):
+        await client.publish(newest)
+        await until(serves(client, 7))
+        os.kill(service.fleet.process(service.fleet.slots[0]).pid, signal.SIGKILL)
+        assert (await ask(client, 1)).policy_version == 7
+
+
+async def test_weights_that_cannot_be_loaded_leave_the_old_ones_in_service(tmp_path):
+    model = folder(tmp_path / "model")
+    async with (
+        serve(config(model), token=TOKEN) as service,
+        RolloutClient(service.url, TOKEN, timeout_s=30) as client,
+    ):
+        await client.publish(WeightsRef(policy_version=1, path=str(tmp_path / "missing")))
+
+        async def reported():
+            return (await client.status()).update_error is not None
+
+        await until(reported)
+        status = await client.status()
+        assert "are not a folder" in (status.update_error or "")
+        assert (status.min_version, status.desired_version) == (0, 1)
+        assert (await ask(client, 1)).policy_version == 0
+        await client.publish(WeightsRef(policy_version=2, path=folder(tmp_path / "v2")))
+        await until(serves(client, 2))
+        assert (await client.status()).update_error is None
+
+
+async def test_a_worker_that_hangs_is_replaced(tmp_path):
+    model = folder(tmp_path / "model", latency_s=3600)
+    hanging = config(model, num_workers=1, request_timeout_s=0.5)
+    async with (
+        serve(hanging, token=TOKEN) as service,
+        RolloutClient(service.url, TOKEN, timeout_s=30) as client,
+    ):
+        with pytest.raises(PolicyError, match="no answer within"):
+            await ask(client, 1)
+
+        async def replaced():
+            return (await client.status()).workers[0].restarts == 1
+
+        await until(replaced)
