@@ -1,0 +1,91 @@
+"""Durable checkpoints: a Hugging Face folder, the optimizer's state and where the run stood.
+
+A checkpoint is written beside its name and renamed into place: it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from dart_gui.errors import DataError, boundary
+from dart_gui.model.policy_model import PolicyModel
+from dart_gui.train.trainer import Trainer
+
+OPTIMIZER_FILE = "optimizer.pt"
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerState:
+    train_step: int
+    num_updates: int
+    elapsed_s: float  # seconds of training so far, over all launches of the run
+
+
+def save_model(policy: PolicyModel, folder: Path) -> None:
+    """Write the weights atomically as a Hugging Face folder."""
+    partial = _partial(folder)
+    policy.save(partial)
+    _finish(partial, folder)
+
+
+def save_checkpoint(trainer: Trainer, state: TrainerState, folder: Path) -> None:
+    partial = _partial(folder)
+    trainer.policy.save(partial)
+    torch.save(trainer.optimizer.state_dict(), partial / OPTIMIZER_FILE)
+    (partial / STATE_FILE).write_text(json.dumps(asdict(state)))
+    for file in partial.iterdir():
+        _fsync(file)
+    _finish(partial, folder)
+
+
+def load_checkpoint(trainer: Trainer, folder: Path) -> TrainerState:
+    """Put ``trainer`` where it was when ``folder`` was written.
+
+    Raises:
+        DataError: a part is missing or cannot be read.
+    """
+    hint = (
+        f"the checkpoint {folder} is damaged. Remove that folder to resume from the one before it, "
+        "or start a new run"
+    )
+    with boundary(DataError, hint):
+        state = TrainerState(**json.loads((folder / STATE_FILE).read_text()))
+        trainer.policy.load_weights(folder)
+        saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        trainer.optimizer.load_state_dict(saved)
+    trainer.num_updates = state.num_updates
+    return state
+
+
+def prune(folders: list[Path], keep: int) -> None:
+    """Delete all but the newest ``keep`` of ``folders``, which are ordered oldest first."""
+    for folder in folders[:-keep]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _partial(folder: Path) -> Path:
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def _finish(partial: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    _fsync(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

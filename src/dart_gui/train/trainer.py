@@ -1,0 +1,180 @@
+"""One train step: claimed groups in, updated weights out."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dart_gui.config import TrainConfig
+from dart_gui.data.records import Batch
+from dart_gui.model.policy_model import Pixels, PolicyModel
+from dart_gui.train.forward import response_logprobs
+from dart_gui.train.losses import grpo_loss, k3, step_mean
+from dart_gui.train.samples import Sample, microbatches, minibatches
+
+MAX_CACHED_IMAGES = 512
+
+
+@dataclass(slots=True)
+class StepStats:
+    """Sums over the tokens of a train step; ``means`` divides."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    num_tokens: int = 0
+    num_samples: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    num_skipped: int = 0  # optimizer updates left out because the gradient was not finite
+
+    def add(self, **tokens: Tensor) -> None:
+        for name, values in tokens.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(values.detach().float().sum())
+
+    def means(self) -> dict[str, float]:
+        return {name: total / max(1, self.num_tokens) for name, total in self.sums.items()}
+
+
+class Trainer:
+    """Holds the network, its optimizer and, where KL is on, the frozen reference.
+
+    ``read_image`` gives the PNG of a screenshot by its hash; decoded pixels are cached.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyModel,
+        config: TrainConfig,
+        *,
+        read_image: Callable[[str], bytes],
+        reference: PolicyModel | None = None,
+    ) -> None:
+        self.policy = policy
+        self._config = config
+        self._reference = reference
+        self._read_image = read_image
+        self._pixels: OrderedDict[str, Pixels] = OrderedDict()
+        if config.freeze_vision:
+            policy.network.model.visual.requires_grad_(False)
+        self._parameters = [p for p in policy.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.num_updates = 0
+
+    def learning_rate(self) -> float:
+        """Linear warm-up over ``warmup_steps`` optimizer updates, constant after it."""
+        return self._config.lr * min(
+            1.0, (self.num_updates + 1) / max(1, self._config.warmup_steps)
+        )
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Train on ``batch`` and return its measurements."""
+        started = time.perf_counter()
+        stats = StepStats()
+        parts = minibatches(batch, self._config.num_minibatches)
+        old = [self._old_logprobs(part) for part in parts]
+        for samples, old_logprobs in zip(parts, old, strict=True):
+            self._update(samples, old_logprobs, stats)
+        means = stats.means()
+        return {
+            "loss": stats.loss / len(parts),
+            "grad_norm": stats.grad_norm / len(parts),
+            "lr": self.learning_rate(),
+            "entropy": means["entropy"],
+            "kl_rollout": means["kl_rollout"],
+            "kl_reference": means.get("kl_reference", 0.0),
+            "ratio_mean": means["ratio"],
+            "clip_fraction": means["clipped"],
+            "tis_mean": means["tis_weight"],
+            "tis_fraction": means["tis_truncated"],
+            "num_samples": stats.num_samples,
+            "num_tokens": stats.num_tokens,
+            "num_skipped_updates": stats.num_skipped,
+            "step_s": time.perf_counter() - started,
+        }
+
+    def _old_logprobs(self, samples: list[Sample]) -> list[Tensor] | None:
+        """Proximal log-probabilities of each micro-batch. With a single update they are the current
+        ones, and the extra forward pass is left out (None)."""
+        if self._config.num_minibatches == 1:
+            return None
+        with torch.no_grad():
+            return [self._logprobs(part)[0] for part in self._microbatches(samples)]
+
+    def _microbatches(self, samples: list[Sample]) -> Iterator[list[Sample]]:
+        return microbatches(samples, self._config.max_tokens_per_microbatch)
+
+    def _logprobs(self, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+        return response_logprobs(self.policy, samples, self.pixels)
+
+    def _update(
+        self, samples: list[Sample], old_logprobs: list[Tensor] | None, stats: StepStats
+    ) -> None:
+        """One optimizer update over ``samples``, accumulated micro-batch by micro-batch."""
+        self.policy.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        for index, part in enumerate(self._microbatches(samples)):
+            loss = self._loss(part, old_logprobs[index] if old_logprobs else None, stats)
+            loss.backward()
+            stats.loss += float(loss.detach())
+        self.policy.network.eval()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip)
+        if not bool(torch.isfinite(norm)):
+            stats.num_skipped += 1
+            return
+        stats.grad_norm += float(norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.optimizer.step()
+        self.num_updates += 1
+
+    def _loss(self, samples: list[Sample], old: Tensor | None, stats: StepStats) -> Tensor:
+        config, device = self._config, self.policy.device
+        logprobs, entropy = self._logprobs(samples)
+        old = logprobs.detach() if old is None else old
+        rollout = torch.tensor([x for s in samples for x in s.rollout_logprobs], device=device)
+        lengths = torch.tensor([len(s.response_ids) for s in samples], device=device)
+        weights = torch.tensor([s.weight for s in samples], device=device)
+        advantages = torch.tensor([s.advantage for s in samples], device=device)
+        tokens = grpo_loss(
+            logprobs,
+            old,
+            rollout,
+            advantages.repeat_interleave(lengths),
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+            tis_cap=config.tis_cap,
+        )
+        per_token = tokens.loss - config.entropy_coef * entropy
+        if self._reference is not None:
+            with torch.no_grad():
+                reference, _ = response_logprobs(self._reference, samples, self.pixels)
+            kl_reference = k3(logprobs, reference)
+            per_token = per_token + config.kl_coef * kl_reference
+            stats.add(kl_reference=kl_reference)
+        stats.add(
+            entropy=entropy,
+            kl_rollout=k3(rollout, old),  # drawn from mu, so an estimate of KL(mu || pi_old)
+            ratio=tokens.ratio,
+            clipped=tokens.clipped,
+            tis_weight=tokens.tis_weight,
+            tis_truncated=tokens.tis_truncated,
+        )
+        stats.num_tokens += len(logprobs)
+        stats.num_samples += len(samples)
+        return step_mean(per_token, lengths, weights)
+
+    def pixels(self, name: str) -> Pixels:
+        """The preprocessed screenshot of this hash."""
+        if name not in self._pixels:
+            self._pixels[name] = self.policy.pixels(self._read_image(name))
+            if len(self._pixels) > MAX_CACHED_IMAGES:
+                self._pixels.popitem(last=False)
+        self._pixels.move_to_end(name)
+        return self._pixels[name]

@@ -1,0 +1,48 @@
+"""Trainer and rollout engine give the same tokens the same log-probabilities."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dart_gui.model.policy_model import PolicyModel
+from dart_gui.rollout.engines.transformers_engine import TransformersEngine
+from dart_gui.train.parity import compare, measure, sample_requests
+
+TINY_AGENT = Path(__file__).resolve().parents[2] / "models" / "tiny-agent"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_rollout_and_trainer_agree_over_text_and_images(temperature):
+    """Conversations of one to four turns, zero to three screenshots, all in flight at once: first
+    and last steps of episodes among them."""
+    result = measure(TINY_AGENT, device="cpu", temperature=temperature)
+    assert result.num_tokens > 50
+    assert result.mean_abs <= 1e-3
+    assert result.max_abs <= 1e-2
+
+
+def test_parity_notices_another_model(tmp_path):
+    """The measure can fail: weights that differ a little are seen."""
+    requests = sample_requests(0, temperature=1.0, max_tokens=8)
+    engine = TransformersEngine(
+        TINY_AGENT, policy_version=0, max_batch_size=4, max_context=4096, device="cpu"
+    )
+    results = [engine.submit(request).result(timeout=120) for request in requests]
+    engine.close()
+    policy = PolicyModel(TINY_AGENT, device="cpu")
+    with torch.no_grad():
+        for parameter in policy.network.parameters():
+            parameter.mul_(1.01)
+    assert compare(policy, requests, results).mean_abs > 1e-3
+
+
+def test_image_tokens_carry_image_positions():
+    """Without the marks of image tokens their positions are those of text, and nothing raises."""
+    policy = PolicyModel(TINY_AGENT, device="cpu")
+    ids = torch.tensor([1, *[policy.image_token_id] * 48, 2, 3])
+    positions = policy.positions(ids, len(ids), [(1, 12, 16)])
+    assert positions[0, 1:49].unique().numel() == 1  # one time
+    assert positions[1, 1:49].unique().numel() == 6  # rows
+    assert positions[2, 1:49].unique().numel() == 8  # columns
+    assert positions[:, 49].tolist() == [9, 9, 9]  # after the longer side
