@@ -1,0 +1,194 @@
+"""The arguments of ``dart-gui``. Imported at every start: argparse and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from dart_gui import __version__
+
+DEFAULT_CONFIG = "configs/miniwob-tiny.toml"
+USAGE = 2
+
+MODULES: Mapping[str, str] = {
+    "rollout": "one module of a run: the rollout service",
+    "runner": "one module of a run: the agent runner with its browser",
+    "trainer": "one module of a run: the trainer",
+    "evaluator": "one evaluation of a run; `eval` is what you want",
+    "player": "one episode of a run; `play` is what you want",
+}
+"""Commands that the supervisor starts, and what they are."""
+
+DESCRIPTION = "Train vision-language GUI agents with multi-turn reinforcement learning."
+
+EPILOG = """\
+examples:
+  dart-gui doctor                                    is this machine ready?
+  dart-gui train configs/miniwob-tiny.toml           a new run
+  dart-gui train --resume                            continue the newest run
+  dart-gui eval --run latest                         success rate on held-out seeds
+  dart-gui play click-dialog                         watch one episode
+
+any key of the configuration can be set on the command line:
+  dart-gui train configs/miniwob-tiny.toml --train.lr 3e-4 --run.max_train_steps=50
+  dart-gui eval CONFIG --env.tasks '["miniwob/click-test"]'
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="dart-gui",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"dart-gui {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_play(commands)
+    _add_small(commands)
+    _add_modules(commands)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one paragraph what is wrong with the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: error: {message}. See `{self.prog} --help`.\n")
+        raise SystemExit(USAGE)
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    *,
+    summary: str,
+    examples: str = "",
+    overrides: bool = True,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(takes_overrides=overrides)
+    parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "train",
+        summary="train an agent: start all modules on this machine and supervise them",
+        examples=(
+            "  dart-gui train configs/miniwob-tiny.toml --train.lr 3e-4\n"
+            "  dart-gui train configs/miniwob-tiny.toml --name lr3e-4 --run.max_time_s 600\n"
+            "  dart-gui train --resume                       the newest run\n"
+            "  dart-gui train --resume lr3e-4 --run.max_time_s 2400\n"
+            "  dart-gui train CONFIG --dry-run               print the resolved configuration"
+        ),
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file of a new run")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--name", help="name of the new run's folder in run.dir")
+    place.add_argument("--run-dir", metavar="DIR", help="folder of the new run")
+    place.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="RUN",
+        help="continue a run, by name or folder (default: the newest); it keeps its configuration, "
+        "which overrides may change",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved configuration and stop"
+    )
+
+
+def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "eval",
+        summary="success rate on held-out seeds, per task, with 95 %% intervals",
+        examples=(
+            "  dart-gui eval configs/miniwob-tiny.toml       the model that it names\n"
+            "  dart-gui eval --run latest --greedy           the newest checkpoint of a run\n"
+            "  dart-gui eval CONFIG --random                 random clicking\n"
+            "  dart-gui eval CONFIG --model.path models/my-agent"
+        ),
+    )
+    _add_model_choice(parser)
+    parser.add_argument("--episodes", type=int, metavar="N", help="eval.num_episodes")
+
+
+def _add_play(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "play",
+        summary="play one episode and save its screenshots with the actions drawn on them",
+        examples=(
+            "  dart-gui play click-dialog\n"
+            "  dart-gui play miniwob/enter-text --run latest --greedy --seed 7 --out /tmp/episode"
+        ),
+    )
+    parser.add_argument("task", metavar="TASK", help="task id, as `dart-gui tasks` lists them")
+    _add_model_choice(parser)
+    parser.add_argument("--seed", type=int, default=0, help="instance of the task (default 0)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the pictures")
+
+
+def _add_model_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help=f"TOML file that names the model (default {DEFAULT_CONFIG})",
+    )
+    parser.add_argument("--run", metavar="RUN", help="take the newest checkpoint of this run")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--temperature", type=float, metavar="T", help="of the sampling; 0 is greedy")
+    how.add_argument("--greedy", action="store_true", help="the same as --temperature 0")
+    how.add_argument("--random", action="store_true", help="click at random, without a model")
+
+
+def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "doctor",
+        summary="check the machine, the browser, the model, and that log-probabilities agree",
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file to check for")
+    parser = _command(commands, "report", summary="write report.md of a run, finished or not")
+    parser.add_argument("run", nargs="?", default="latest", metavar="RUN")
+    parser = _command(commands, "tasks", summary="list the task ids", overrides=False)
+    parser.add_argument("--suite", default="miniwob")
+    parser = _command(commands, "config", summary="print the resolved configuration")
+    parser.add_argument("config", nargs="?", metavar="CONFIG")
+
+
+def _add_modules(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parsers = {}
+    for name, summary in MODULES.items():
+        parser = _command(commands, name, summary=summary, overrides=False)
+        parser.add_argument("--run-dir", required=True, type=Path, metavar="DIR")
+        parsers[name] = parser
+    evaluator = parsers["evaluator"]
+    evaluator.add_argument("--phase", required=True, choices=("floor", "before", "after", "eval"))
+    evaluator.add_argument("--temperature", required=True, type=float)
+    evaluator.add_argument("--train-step", type=int, default=0)
+    player = parsers["player"]
+    player.add_argument("--task", required=True)
+    player.add_argument("--seed", type=int, default=0)
+    player.add_argument("--temperature", required=True, type=float)
+    player.add_argument("--random", action="store_true")
+    player.add_argument("--out", required=True, type=Path)

@@ -1,0 +1,82 @@
+"""What is left to do in a run, from what its folder says. Nothing else remembers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dart_gui.config import Config
+from dart_gui.launch.progress import Progress
+from dart_gui.launch.run_folder import RunFolder
+
+STATUS = "run"
+"""``status/run.json``: written by the supervisor when training has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalJob:
+    phase: str  # "floor", "before", "after"; "eval" outside of a training run
+    temperature: float
+    train_step: int
+
+    @property
+    def title(self) -> str:
+        if self.phase == "floor":
+            return "measuring the random floor"
+        when = "" if self.phase == "eval" else f" {self.phase} training"
+        return f"evaluating{when}, {'sampled' if self.temperature else 'greedy'}"
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            "--phase",
+            self.phase,
+            "--temperature",
+            f"{self.temperature:g}",
+            "--train-step",
+            str(self.train_step),
+        ]
+
+
+def limits(config: Config) -> dict[str, float]:
+    """The limits of training; raised ones open a finished run again."""
+    return {"max_train_steps": config.run.max_train_steps, "max_time_s": config.run.max_time_s}
+
+
+def is_trained(folder: RunFolder, config: Config) -> bool:
+    return folder.status(STATUS).get("trained_to") == limits(config)
+
+
+def mark_trained(folder: RunFolder, config: Config) -> None:
+    folder.set_status(STATUS, {"trained_to": limits(config)})
+
+
+def is_finished(folder: RunFolder, config: Config, progress: Progress) -> bool:
+    return is_trained(folder, config) and not jobs_after(folder, config, progress)
+
+
+def jobs_before(config: Config, progress: Progress) -> list[EvalJob]:
+    """Those that are missing, while the policy is still the initial one."""
+    if not config.eval.before_after or progress.train_step > 0:
+        return []
+    sampled = config.rollout.temperature
+    wanted = [("floor", 0.0), ("before", sampled), ("before", 0.0)]
+    return [
+        EvalJob(phase=phase, temperature=temperature, train_step=0)
+        for phase, temperature in wanted
+        if progress.eval_of(phase, temperature) is None
+    ]
+
+
+def jobs_after(folder: RunFolder, config: Config, progress: Progress) -> list[EvalJob]:
+    """Those that are missing for the final policy."""
+    if not config.eval.before_after:
+        return []
+    status: Mapping[str, Any] = folder.status("trainer")
+    train_step = int(status.get("train_step", progress.train_step))
+    return [
+        EvalJob(phase="after", temperature=temperature, train_step=train_step)
+        for temperature in (config.rollout.temperature, 0.0)
+        if progress.eval_of("after", temperature, train_step=train_step) is None
+    ]

@@ -1,0 +1,103 @@
+"""Everything that can be wrong is found before anything is written or started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+from dart_gui.config import Config
+from dart_gui.env.browser.chromium import ChromiumInfo, find_chromium
+from dart_gui.env.suites import get_suite
+from dart_gui.errors import ConfigError, SetupError
+from dart_gui.model.folder import check_model_folder
+
+
+def check(config: Config) -> Config:
+    """The configuration with its paths made absolute, once all of it holds on this machine.
+
+    Raises:
+        ConfigError: a task is unknown, a folder is not a model.
+        SetupError: there is no browser, a port is taken, the run folder cannot be written.
+    """
+    check_tasks(config)
+    check_model_folder(Path(config.model.path))
+    check_browser(config)
+    check_port(config.rollout.host, config.rollout.port, service_url=config.rollout.url)
+    check_token_file(config)
+    check_writable(Path(config.run.dir))
+    return absolute(config)
+
+
+def absolute(config: Config) -> Config:
+    """A run can then be continued from any folder."""
+    model = {"path": str(Path(config.model.path).absolute())}
+    run = {"dir": str(Path(config.run.dir).absolute())}
+    rollout = {"token_file": _absolute_or_empty(config.rollout.token_file)}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=model),
+            "run": config.run.model_copy(update=run),
+            "rollout": config.rollout.model_copy(update=rollout),
+        }
+    )
+
+
+def _absolute_or_empty(path: str) -> str:
+    return str(Path(path).absolute()) if path else ""
+
+
+def check_tasks(config: Config) -> tuple[str, ...]:
+    """The tasks that the configuration means."""
+    suite = get_suite(config.env.suite)
+    return tuple(suite.check(task_id) for task_id in config.env.tasks) or suite.default_tasks
+
+
+def check_browser(config: Config) -> ChromiumInfo:
+    return find_chromium(config.env.browser)
+
+
+def check_port(host: str, port: int, *, service_url: str = "") -> None:
+    """Nothing listens there. A port of 0 is chosen later, and a service elsewhere needs none."""
+    if service_url or port == 0:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            what = (
+                "is taken by another process" if error.errno == errno.EADDRINUSE else "is refused"
+            )
+            raise SetupError(
+                f"port {port} on {host} {what} ({error.strerror}): choose another rollout.port, "
+                "or 0 for a free one."
+            ) from None
+
+
+def check_token_file(config: Config) -> None:
+    path = config.rollout.token_file
+    if path and not os.access(path, os.R_OK):
+        raise ConfigError(
+            f"rollout.token_file {path} cannot be read. Give a file that holds the token of the "
+            "rollout service, or leave it empty to have one generated."
+        )
+    if config.rollout.url and not path:
+        raise ConfigError(
+            f"rollout.url {config.rollout.url} is a service of its own, whose token is not known: "
+            "give the file that holds it as rollout.token_file."
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """The nearest parent that exists can be written to; creates nothing."""
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise SetupError(
+            f"run.dir {folder} cannot be created: {existing} is not a folder that you may write "
+            "to. Choose another run.dir."
+        )

@@ -1,0 +1,298 @@
+"""Starts the modules of a run as processes, keeps them alive, and ends them.
+
+      rollout service ──────────────────────────────────────────────────────────▶ stop
+         │ ready    floor, before      runner  ┐                after
+         └────────▶ evaluator ───────▶ trainer ┴─ finished ───▶ evaluator ──▶ report
+
+Each tick reads the truth (processes, metrics, service, ledger) and acts on what it finds; what is
+left to do comes from the run's folder (:mod:`dart_gui.launch.plan`). So the supervisor may be
+killed at any point: its children end with it, and the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dart_gui.config import Config
+from dart_gui.errors import SetupError
+from dart_gui.launch import plan
+from dart_gui.launch.children import Children
+from dart_gui.launch.observe import Observer
+from dart_gui.launch.plan import EvalJob
+from dart_gui.launch.process import (
+    ManagedProcess,
+    ProcessSpec,
+    ProcessState,
+    describe_exit,
+    last_lines,
+)
+from dart_gui.launch.run_folder import RunFolder
+from dart_gui.launch.signals import StopSignals
+from dart_gui.launch.view import View
+from dart_gui.metrics import MetricsWriter
+from dart_gui.types import WeightsRef
+
+TICK_S = 0.2
+SERVICE_TIMEOUT_S = 300.0
+"""For the service to load the model and for it to take new weights; a large model takes minutes."""
+
+
+class Outcome(StrEnum):
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+
+
+class StopRequestedError(Exception):
+    """A signal came; never leaves this module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the supervisor acts through; tests replace each."""
+
+    children: Children
+    observer: Observer
+    view: View
+    signals: StopSignals
+    metrics: MetricsWriter
+    latest_weights: Callable[[], WeightsRef | None]
+    publish: Callable[[WeightsRef], None]
+    timing: Timing = Timing()
+
+
+class Supervisor:
+    def __init__(self, folder: RunFolder, config: Config, tools: Tools) -> None:
+        self._folder = folder
+        self._config = config
+        self._tools = tools
+        self._processes: list[ManagedProcess] = []
+        self._phase = ""
+
+    def train(self) -> Outcome:
+        """Everything that is left of the run.
+
+        Raises:
+            SetupError: a process ended too often, or something awaited did not come in time.
+        """
+
+        def work() -> None:
+            self._serve()
+            for job in plan.jobs_before(self._config, self._tools.observer.progress):
+                self._evaluate(job)
+            if not plan.is_trained(self._folder, self._config):
+                self._train()
+            after = plan.jobs_after(self._folder, self._config, self._tools.observer.progress)
+            if after:
+                self._serve_latest()
+            for job in after:
+                self._evaluate(job)
+
+        return self._supervise(work)
+
+    def evaluate(self, jobs: Sequence[EvalJob]) -> Outcome:
+        """Only evaluate, by the model that the configuration names."""
+
+        def work() -> None:
+            if any(job.phase != "floor" for job in jobs):
+                self._serve()
+            for job in jobs:
+                self._evaluate(job)
+
+        return self._supervise(work)
+
+    def play(self, arguments: Sequence[str], *, needs_service: bool) -> Outcome:
+        """One episode, by the process ``player``."""
+
+        def work() -> None:
+            if needs_service:
+                self._serve()
+            player = self._start(self._tools.children.player(arguments))
+            self._until(lambda: player.state is ProcessState.FINISHED, phase="playing")
+
+        return self._supervise(work)
+
+    def _supervise(self, work: Callable[[], None]) -> Outcome:
+        try:
+            work()
+            return Outcome.FINISHED
+        except StopRequestedError:
+            return Outcome.INTERRUPTED
+        finally:
+            self._stop([each for each in self._processes if each.name != "rollout"])
+            self._stop(self._processes)
+            self._tools.observer.look(self._tools.timing.now())
+
+    # --- the stages ------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Start the rollout service, and wait until a worker of it is ready."""
+        # An address of an earlier launch may belong to a stranger by now.
+        (self._folder.path / "status" / "rollout.json").unlink(missing_ok=True)
+        if self._config.rollout.url:
+            self._folder.set_status("rollout", {"url": self._config.rollout.url, "pid": 0})
+        else:
+            self._start(self._tools.children.rollout())
+        self._until(
+            lambda: self._ready_version() is not None,
+            phase="starting the rollout service",
+            awaited="a ready worker of the rollout service",
+            timeout_s=SERVICE_TIMEOUT_S,
+        )
+
+    def _serve_latest(self) -> None:
+        """Have the newest weights in service: one that was started again may serve older ones."""
+        weights = self._tools.latest_weights()
+        if weights is None:
+            return
+        version = self._ready_version()
+        if version is None or version < weights.policy_version:
+            self._tools.publish(weights)
+        self._until(
+            lambda: (self._ready_version() or 0) >= weights.policy_version,
+            phase="loading the final weights",
+            awaited=f"policy version {weights.policy_version} in service",
+            timeout_s=SERVICE_TIMEOUT_S,
+        )
+
+    def _train(self) -> None:
+        runner = self._start(self._tools.children.runner())
+        trainer = self._start(self._tools.children.trainer())
+        self._until(lambda: trainer.state is ProcessState.FINISHED, phase="training")
+        plan.mark_trained(self._folder, self._config)
+        self._stop([runner])
+
+    def _evaluate(self, job: EvalJob) -> None:
+        self._folder.set_status("evaluator", {})
+        evaluator = self._start(self._tools.children.evaluator(job.arguments))
+        self._until(lambda: evaluator.state is ProcessState.FINISHED, phase=job.title)
+
+    # --- the tick --------------------------------------------------------------------------
+
+    def _until(
+        self,
+        condition: Callable[[], bool],
+        *,
+        phase: str,
+        awaited: str = "",
+        timeout_s: float = float("inf"),
+    ) -> None:
+        """Tick until the condition holds.
+
+        Raises:
+            StopRequestedError: a signal came.
+            SetupError: a process failed for good, or the time is over.
+        """
+        self._phase = phase
+        deadline = self._tools.timing.monotonic() + timeout_s
+        while True:
+            self._tick()
+            if self._tools.signals.stop:
+                raise StopRequestedError
+            if condition():
+                return
+            if self._tools.timing.monotonic() >= deadline:
+                raise SetupError(
+                    f"waited {timeout_s:.0f} s for {awaited} in vain. The logs are in "
+                    f"{self._folder.path}/logs. {self._how_to_resume()}"
+                )
+            self._tools.timing.sleep(TICK_S)
+
+    def _tick(self) -> None:
+        for process in self._processes:
+            before = process.state
+            process.tick()
+            if process.state is not before:
+                self._changed(process)
+            if process.state is ProcessState.FAILED:
+                raise SetupError(self._why_failed(process))
+        now = self._tools.timing.now()
+        self._tools.observer.look(now)
+        self._show(now)
+
+    def _show(self, now: float) -> None:
+        self._tools.view.show(
+            self._tools.observer.snapshot(
+                self._config,
+                run_id=self._folder.run_id,
+                phase=self._phase,
+                detail=self._detail(),
+                now=now,
+                processes=self._processes,
+            )
+        )
+
+    def _detail(self) -> str:
+        """How far an evaluation is, while there is one."""
+        running = any(p.name == "evaluator" and p.pid is not None for p in self._processes)
+        return str(self._folder.status("evaluator").get("text", "")) if running else ""
+
+    def _changed(self, process: ManagedProcess) -> None:
+        self._tools.metrics.log(
+            "process",
+            name=process.name,
+            state=process.state.value,
+            exit_code=process.exit_code,
+            restarts=process.restarts,
+        )
+        if process.state is ProcessState.BACKOFF:
+            self._tools.view.say(
+                f"{process.name} ended with {describe_exit(process.exit_code)}, starting it again "
+                f"({process.restarts + 1} of {process.spec.max_restarts}); log: {process.spec.log}"
+            )
+
+    def _ready_version(self) -> int | None:
+        service = self._tools.observer.service
+        return service.ready_version if service else None
+
+    # --- processes -------------------------------------------------------------------------
+
+    def _start(self, spec: ProcessSpec) -> ManagedProcess:
+        process = ManagedProcess(spec, now=self._tools.timing.monotonic)
+        # One of a name: the evaluator of the last job makes place for that of the next.
+        self._processes = [each for each in self._processes if each.name != spec.name]
+        self._processes.append(process)
+        process.start()
+        return process
+
+    def _stop(self, processes: Sequence[ManagedProcess]) -> None:
+        """Ask them all to end, and see to it that they do: each has its stop_timeout_s, and the
+        second Ctrl-C is the end of patience. May be called again."""
+        self._phase = "stopping" if self._tools.signals.stop else self._phase
+        for process in processes:
+            process.stop()
+        while not all(process.has_ended or _never_ran(process) for process in processes):
+            for process in processes:
+                if self._tools.signals.at_once:
+                    process.kill()
+                process.tick()
+            self._show(self._tools.timing.now())
+            self._tools.timing.sleep(TICK_S / 2)
+
+    def _why_failed(self, process: ManagedProcess) -> str:
+        times = f"after {process.restarts} restarts " if process.restarts else ""
+        tail = last_lines(process.spec.log)
+        return (
+            f"the process {process.name} ended {times}with {describe_exit(process.exit_code)}, so "
+            f"the run is stopped. {self._how_to_resume()} Its log {process.spec.log} ends with:\n"
+            + (tail or "(nothing)")
+        )
+
+    def _how_to_resume(self) -> str:
+        return (
+            "When the cause is mended, continue with "
+            f"`dart-gui train --resume {self._folder.path}`."
+        )
+
+
+def _never_ran(process: ManagedProcess) -> bool:
+    return process.state is ProcessState.IDLE
