@@ -1,0 +1,40 @@
+CREATE TABLE `rollout_run` (
+  `id` bigint NOT NULL AUTO_INCREMENT,
+  `run_id` varchar(191) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci DEFAULT NULL,
+  `trajectory_id` varchar(191) COLLATE utf8mb4_unicode_ci NOT NULL,
+  `task_id` varchar(191) COLLATE utf8mb4_unicode_ci NOT NULL,
+  `trace_id` varchar(191) COLLATE utf8mb4_unicode_ci NOT NULL,
+  `split_dir` varchar(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci DEFAULT NULL,
+  `reward` double DEFAULT NULL,
+  `num_chunks` int DEFAULT NULL,
+  `used` int NOT NULL DEFAULT '0',
+  `model_version` varchar(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci DEFAULT NULL,
+  `instruction` varchar(1024) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci DEFAULT NULL,
+  `create_at` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `uq_rollout_run_id` (`id`),
+  UNIQUE KEY `uk_rollout_run_traj_run` (`trajectory_id`,`run_id`),
+  KEY `idx_rollout_run_task` (`task_id`)
+) ENGINE=InnoDB AUTO_INCREMENT=1319846 DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci;
+
+CREATE TABLE `checkpoint` (
+  `id` bigint NOT NULL AUTO_INCREMENT COMMENT 'Primary Key ID',
+  `name` varchar(50) NOT NULL DEFAULT '' COMMENT 'Checkpoint Name (Unique English Identifier)',
+  `version` varchar(50) NOT NULL COMMENT 'Version Number (Semantic Versioning, e.g., v1.0.0)',
+  `run_id` varchar(191) NOT NULL DEFAULT '',
+  `status` varchar(20) NOT NULL DEFAULT 'PENDING' COMMENT 'Status: PENDING|RUNNING|COMPLETED|FAILED|DEPRECATED',
+  `path` varchar(255) NOT NULL COMMENT 'Storage Path (e.g., s3://bucket/path/checkpoint.ckpt)',
+  `source` varchar(50) DEFAULT NULL COMMENT 'Source (e.g., User Upload/Training Generated/System Migration)',
+  `operator` varchar(50) DEFAULT NULL COMMENT 'Operator (User ID or System Account)',
+  `remark` varchar(1024) DEFAULT NULL COMMENT 'Remark (Free text format)',
+  `config_yaml` text COMMENT 'Full Deployment Config (Encrypted Storage)',
+  `created_at` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP COMMENT 'Created At',
+  `updated_at` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP COMMENT 'Last Updated At',
+  `deleted_at` timestamp NULL DEFAULT NULL COMMENT 'Soft Delete Time',
+  `started_at` timestamp NULL DEFAULT NULL COMMENT 'Started At',
+  `finished_at` timestamp NULL DEFAULT NULL COMMENT 'Finished At',
+  PRIMARY KEY (`id`),
+  KEY `idx_status` (`status`),
+  KEY `idx_created_at` (`created_at`),
+  KEY `idx_updated_at` (`updated_at`)
+) ENGINE=InnoDB AUTO_INCREMENT=3117 DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_ai_ci COMMENT='Model Checkpoint Table (Records training checkpoints and deployment versions)';
