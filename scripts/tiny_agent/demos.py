@@ -3,9 +3,10 @@
     python scripts/tiny_agent/demos.py DEMOS --episodes 1600
 
 Each line of ``DEMOS/demos.jsonl`` is one step as the agent would have seen it: the chat messages
-(screenshots by hash, under ``DEMOS/images``) and the reply that a demonstrator gives. Clicks fall
-anywhere in the middle of the target. Now and then a random click comes first, so that screens off the
-shortest path are seen too; such clicks are executed, and not imitated. Seeds are training seeds.
+(screenshots by hash, under ``DEMOS/images``) and the reply that a demonstrator gives. The demonstrator
+knows the solution and has a shaky hand (``--shake``): a click that misses its target is executed and
+imitated as it fell, and where the page allows it the demonstrator tries again. So the agent learns what
+to aim at, and to miss: to hit is left for reinforcement learning. Seeds are training seeds.
 """
 
 from __future__ import annotations
@@ -25,80 +26,75 @@ from dart_gui.config import AgentConfig, EnvConfig
 from dart_gui.env.browser.cluster import BrowserCluster
 from dart_gui.env.browser.oracle import Decision, decide
 from dart_gui.env.suites import get_suite, train_seed
-from dart_gui.types import Action, Click, Observation, Point, Task, TypeText
+from dart_gui.types import Action, Click, Observation, Point, Task
 
-MAX_STEPS = 6
-STRAY_CLICK_RATE = 0.1
+MAX_STEPS = 8
 # Read by the renderer only; the folder of the finished agent holds the same limits.
 LIMITS = ImageLimits(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
 
 
-def thought(task_id: str, instruction: str, action: Action, done: list[Action]) -> str:
-    """What the demonstrator thinks; short, and about the state. ``done`` are its earlier actions,
-    without the stray ones."""
-    match task_id.removeprefix("miniwob/"):
-        case "click-color":
+def thought(task_id: str, instruction: str, decision: Decision) -> str:
+    """What the demonstrator thinks: the target, in a few words."""
+    match task_id.removeprefix("miniwob/"), decision.element:
+        case "click-color", _:
             return f"The {instruction.split(' the ')[1].split(' colored')[0]} box."
-        case "click-dialog":
+        case "click-dialog", _:
             return "Close the dialog."
-        case "click-test-2":
-            return "Button ONE."
-        case "focus-text-2":
+        case "focus-text-2", _:
             return f"The {instruction.split(' the ')[1].split(' ')[0]} field."
-        case "grid-coordinate":
+        case "grid-coordinate", _:
             return "The point of the grid."
-        case "click-button-sequence":
-            return "Then TWO." if done else "First ONE."
-        case "click-collapsible":
-            return "Submit." if done else "Open the section."
+        case "click-test", _:
+            return "The button."
+        case "click-button-sequence", element:
+            return "First ONE." if element == "subbtn" else "Then TWO."
+        case "click-collapsible", "h3":
+            return "Open the section."
+        case "enter-text", "":
+            return "Type the text."
+        case "enter-text", "tt":
+            return "Focus the field."
         case _:
-            if isinstance(action, TypeText):
-                return "Type the text."
-            typed = any(isinstance(earlier, TypeText) for earlier in done)
-            return "Submit." if typed else "Focus the field."
+            return "Submit."
 
 
-def aim(decision: Decision, rng: random.Random) -> Action:
-    """The decided action; a click falls anywhere in the middle of its target."""
+def aim(decision: Decision, shake: float, rng: random.Random) -> Action:
+    """The decided action; a click falls around the middle of its target, with a standard deviation of
+    ``shake`` half-widths: 0.87 hits 56 of 100, 1.3 hits 31."""
     if decision.box is None:
         return decision.action
     x0, y0, x1, y1 = decision.box
-    reach_x, reach_y = min(8.0, (x1 - x0) / 4), min(8.0, (y1 - y0) / 4)
-    x = (x0 + x1) / 2 + rng.uniform(-reach_x, reach_x)
-    y = (y0 + y1) / 2 + rng.uniform(-reach_y, reach_y)
-    return Click(point=Point(round(x), round(y)))
+    x = rng.gauss((x0 + x1) / 2, shake * (x1 - x0 + 1) / 2)
+    y = rng.gauss((y0 + y1) / 2, shake * (y1 - y0 + 1) / 2)
+    return Click(point=Point(min(159, max(0, round(x))), min(209, max(50, round(y)))))
 
 
-async def demonstrate(cluster: BrowserCluster, agent: Agent, task: Task, out: Path) -> list[dict]:
+async def demonstrate(
+    cluster: BrowserCluster, agent: Agent, task: Task, shake: float, out: Path
+) -> list[dict]:
     rng = random.Random(f"{task.task_id}/{task.seed}")
-    steps: list[dict] = []
-    done: list[Action] = []
+    steps = []
     async with cluster.lease(task) as env:
         observation: Observation = await env.reset(task)
         conversation = agent.start(observation)
         for turn in range(MAX_STEPS):
             prompt = conversation.prompt()
-            stray = rng.random() < STRAY_CLICK_RATE
-            if stray:
-                action: Action = Click(point=Point(rng.randrange(160), rng.randrange(50, 210)))
-            else:
-                action = aim(await decide(env), rng)
-            words = thought(task.task_id, observation.instruction, action, done)
+            decision = await decide(env)
+            action = aim(decision, shake, rng)
+            words = thought(task.task_id, observation.instruction, decision)
             reply = render(words, [action], Geometry(observation.width, observation.height, LIMITS))
-            if not stray:
-                done.append(action)
-                for name, png in prompt.images.items():
-                    (out / "images" / f"{name}.png").write_bytes(png)
-                steps.append(
-                    {
-                        "task_id": task.task_id,
-                        "seed": task.seed,
-                        "turn": turn,
-                        "instruction": observation.instruction,
-                        "messages": prompt.messages,
-                        "reply": reply,
-                    }
-                )
+            for name, png in prompt.images.items():
+                (out / "images" / f"{name}.png").write_bytes(png)
+            steps.append(
+                {
+                    "task_id": task.task_id,
+                    "seed": task.seed,
+                    "turn": turn,
+                    "instruction": observation.instruction,
+                    "messages": prompt.messages,
+                    "reply": reply,
+                }
+            )
             conversation.hear(reply)
             observation = await env.step(action)
             if observation.terminated:
@@ -107,7 +103,7 @@ async def demonstrate(cluster: BrowserCluster, agent: Agent, task: Task, out: Pa
     return steps
 
 
-async def collect(out: Path, episodes: int, max_images: int, seed: int) -> None:
+async def collect(out: Path, *, episodes: int, shake: float, max_images: int, seed: int) -> None:
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "preprocessor_config.json").write_text(
         json.dumps(
@@ -130,7 +126,7 @@ async def collect(out: Path, episodes: int, max_images: int, seed: int) -> None:
 
         async def worker() -> None:
             for task in queue:
-                for step in await demonstrate(cluster, agent, task, out):
+                for step in await demonstrate(cluster, agent, task, shake, out):
                     lines.write(json.dumps(step) + "\n")
                 progress.advance(bar)
 
@@ -142,10 +138,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--episodes", type=int, default=1600, help="per task")
+    parser.add_argument("--shake", type=float, default=0.87, help="of the hand, see aim()")
     parser.add_argument("--max-images", type=int, default=1, help="as the agent will be configured")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    asyncio.run(collect(args.out, args.episodes, args.max_images, args.seed))
+    asyncio.run(
+        collect(
+            args.out,
+            episodes=args.episodes,
+            shake=args.shake,
+            max_images=args.max_images,
+            seed=args.seed,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ SHARES = {
     "miniwob/click-collapsible": 1.0,
     "miniwob/click-color": 3.0,
     "miniwob/click-dialog": 0.5,
-    "miniwob/click-test-2": 1.5,
+    "miniwob/click-test": 0.5,
     "miniwob/enter-text": 4.0,
     "miniwob/focus-text-2": 1.0,
     "miniwob/grid-coordinate": 0.7,

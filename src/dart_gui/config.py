@@ -147,7 +147,7 @@ class TrainConfig(Section):
     """Groups with variance that one train step takes."""
     lr: float = Field(default=1e-4, ge=0)
     warmup_steps: NonNegativeInt = 5
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
     """Global gradient norm."""

@@ -41,6 +41,11 @@ async def assert_works(cluster: BrowserCluster) -> None:
             assert (await one.step(ANYWHERE)).action_error is None
 
 
+async def step_until_it_fails(env: MiniwobEnv) -> None:
+    while True:
+        await env.step(ANYWHERE)
+
+
 async def on_click(env: MiniwobEnv, script: str) -> None:
     await env.slot.page.evaluate(f"() => addEventListener('mousedown', () => {{ {script} }}, true)")
 
@@ -66,8 +71,7 @@ async def test_a_page_that_crashes_is_replaced(cluster: BrowserCluster) -> None:
         await env.reset(TASK)
         crash = asyncio.create_task(env.slot.page.goto("chrome://crash"))
         with pytest.raises(EnvError):
-            while True:
-                await env.step(ANYWHERE)
+            await step_until_it_fails(env)
         crash.cancel()
         await asyncio.gather(crash, return_exceptions=True)
     await assert_works(cluster)

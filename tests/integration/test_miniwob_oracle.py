@@ -39,7 +39,7 @@ async def cluster() -> AsyncIterator[BrowserCluster]:
 
 async def solve(cluster: BrowserCluster, task: Task, corner: int) -> tuple[list[str], bool]:
     """Click a corner of the target's box, which is to be as good as its centre."""
-    kinds = []
+    kinds: list[str] = []
     async with cluster.lease(task) as env:
         observation = await env.reset(task)
         while not observation.terminated and len(kinds) < 4:

@@ -180,8 +180,11 @@ async def test_a_page_that_is_reused_equals_a_fresh_one(page: str) -> None:
 
 async def test_a_fork_is_a_replay(cluster: BrowserCluster) -> None:
     task = Task(task_id="miniwob/click-button-sequence", seed=11)
-    prefix = [Hover(point=Point(80, 100)), Click(point=Point(5, 205))]
-    ends = ([Click(point=Point(80, 60))], [Wait(), Click(point=Point(3, 120))])
+    prefix: list[Action] = [Hover(point=Point(80, 100)), Click(point=Point(5, 205))]
+    ends: list[list[Action]] = [
+        [Click(point=Point(80, 60))],
+        [Wait(), Click(point=Point(3, 120))],
+    ]
     for end in ends:
         whole, forked = await asyncio.gather(
             play(cluster, task, [*prefix, *end]), play(cluster, task, [*prefix, *end])
@@ -233,6 +236,6 @@ async def test_a_held_key_does_not_outlive_its_episode() -> None:
 
 async def shift_is_held(env: MiniwobEnv) -> bool:
     page = env.slot.page
-    await page.evaluate("onmousemove = (event) => { globalThis.shiftIsHeld = event.shiftKey; }")
+    await page.evaluate("() => { onmousemove = (event) => { globalThis.held = event.shiftKey; }; }")
     await env.step(Hover(point=Point(80, 150)))
-    return bool(await page.evaluate("shiftIsHeld"))
+    return bool(await page.evaluate("held"))

@@ -34,7 +34,7 @@ NAME, PNG = screenshot()
 
 
 def make_trainer(**changed) -> Trainer:
-    config = Config().train.model_copy(update={"warmup_steps": 0, "lr": 3e-3, **changed})
+    config = Config().train.model_copy(update={"warmup_steps": 0, "lr": 1e-4, **changed})
     return Trainer(PolicyModel(TINY_AGENT, device="cpu"), config, read_image=lambda _: PNG)
 
 
@@ -57,7 +57,7 @@ def make_batch(policy: PolicyModel, *, train_step: int = 1) -> Batch:
             text=reply,
             prompt_ids=prompt.prompt_ids,
             response_ids=ids,
-            rollout_logprobs=[-1.0] * len(ids),
+            rollout_logprobs=[-5.0] * len(ids),  # unlikely: the cap of TIS weighs them all alike
             entropies=[0.0] * len(ids),
             image_hashes=[NAME],
             finish_reason="stop",
@@ -115,7 +115,7 @@ def test_a_step_makes_good_replies_likelier_and_bad_ones_less_likely(num_updates
 
 
 def test_kl_to_the_reference_is_measured():
-    config = Config().train.model_copy(update={"kl_coef": 0.1, "lr": 3e-3})
+    config = Config().train.model_copy(update={"kl_coef": 0.1, "lr": 1e-3})
     reference = PolicyModel(TINY_AGENT, device="cpu")
     reference.network.requires_grad_(False)
     trainer = Trainer(

@@ -27,7 +27,7 @@ def test_there_are_shipped_files() -> None:
     ("override", "nearest"),
     [
         ("train.grad_clp=1", "did you mean train.grad_clip?"),
-        ("runner.num_envs=4", "did you mean runner.num_slots?"),
+        ("runner.num_envs=4", "did you mean env.num_envs?"),
         ("trane.lr=1", "did you mean train?"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import subprocess
@@ -58,7 +59,7 @@ def test_an_unknown_suite_names_those_there_are() -> None:
 
 
 def test_seeds_for_training_and_evaluation_are_disjoint() -> None:
-    assert max(TRAIN_SEEDS) + 1 == min(EVAL_SEEDS) == 2**30
+    assert TRAIN_SEEDS[-1] + 1 == EVAL_SEEDS[0] == 2**30
     rng = random.Random(0)
     assert all(train_seed(rng) in TRAIN_SEEDS for _ in range(100))
     assert [eval_seed(i) for i in range(3)] == [2**30, 2**30 + 1, 2**30 + 2]
@@ -93,5 +94,11 @@ def test_the_suites_import_nothing_heavy() -> None:
         "print([name for name in ('playwright', 'miniwob', 'selenium', 'gymnasium', 'torch') "
         "if name in sys.modules])"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert ran.stdout.strip() == "[]"

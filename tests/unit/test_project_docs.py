@@ -57,7 +57,7 @@ def test_configuration_document_names_types_bounds_and_defaults() -> None:
     text = load_script("config_docs").render()
     assert "| `data.group_size` | int, >= 2 | `8` | Attempts at one (task_id, seed)" in text
     assert '| `agent.trim` | `"slide"` or `"block"` | `"slide"` |' in text
-    assert "| `train.betas` | list of 2 float | `[0.9, 0.95]` |" in text
+    assert "| `train.betas` | list of 2 float | `[0.9, 0.99]` |" in text
     assert "- `runner.num_slots > env.num_envs`" in text
 
 

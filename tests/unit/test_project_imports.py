@@ -24,9 +24,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "rollout": frozenset(),
     "rollout.engines": frozenset({"agent", "model"}),
     "data": frozenset(),
-    "runner": frozenset({"agent", "env.protocol", "env.suites", "rollout.client", "data.manager"}),
+    "runner": frozenset(
+        {"agent", "env.protocol", "env.suites", "rollout.client", "rollout.token", "data.manager"}
+    ),
     "runner.main": frozenset({"env.browser.cluster", "data.sampler"}),
-    "train": frozenset({"agent", "model", "data.manager", "data.records", "rollout.client"}),
+    "train": frozenset(
+        {"agent", "model", "data.manager", "data.records", "rollout.client", "rollout.token"}
+    ),
     "train.parity": frozenset({"rollout.engines"}),
 }
 UNBOUND = frozenset({"cli", "__main__", "__init__", "launch", "fakes"})
