@@ -1,6 +1,6 @@
 """Demonstrations for the warm start: scripted solutions of the default tasks in the real browser.
 
-    python scripts/tiny_agent/demos.py DEMOS --episodes 1600
+    python scripts/tiny_agent/demos.py DEMOS --episodes 315
 
 Each line of ``DEMOS/demos.jsonl`` is one step as the agent would have seen it: the chat messages
 (screenshots by hash, under ``DEMOS/images``) and the reply that a demonstrator gives. The demonstrator
@@ -137,7 +137,7 @@ async def collect(out: Path, *, episodes: int, shake: float, max_images: int, se
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--episodes", type=int, default=1600, help="per task")
+    parser.add_argument("--episodes", type=int, default=315, help="per task")
     parser.add_argument("--shake", type=float, default=0.87, help="of the hand, see aim()")
     parser.add_argument("--max-images", type=int, default=1, help="as the agent will be configured")
     parser.add_argument("--seed", type=int, default=1)

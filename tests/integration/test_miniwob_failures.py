@@ -27,7 +27,7 @@ ANYWHERE = Hover(point=Point(80, 205))
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[BrowserCluster]:
-    made = BrowserCluster(EnvConfig(num_envs=2, timeout_s=4.0))
+    made = BrowserCluster(EnvConfig(num_envs=2, timeout_s=8.0))
     await made.start()
     yield made
     await made.close()
@@ -56,7 +56,7 @@ async def test_a_page_that_hangs_is_replaced(cluster: BrowserCluster) -> None:
         await on_click(env, "while (true);")
         hung = asyncio.create_task(env.step(Click(point=Point(80, 205))))
         assert (await sibling.step(ANYWHERE)).action_error is None
-        with pytest.raises(EnvError, match=r"gave no answer in 4 s"):
+        with pytest.raises(EnvError, match=r"gave no answer in 8 s"):
             await hung
         with pytest.raises(EnvError, match="broke earlier"):
             await env.evaluate()
@@ -140,7 +140,7 @@ async def test_a_browser_that_is_none_is_a_setup_error(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="not an executable file"):
         await BrowserCluster(EnvConfig(browser=str(tmp_path / "chromium"))).start()
     with pytest.raises(SetupError, match="did not start"):
-        await BrowserCluster(EnvConfig(browser="/bin/false", timeout_s=4.0)).start()
+        await BrowserCluster(EnvConfig(browser="/bin/false", timeout_s=8.0)).start()
 
 
 OWNER = """

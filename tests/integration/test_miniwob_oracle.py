@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 NUM_SEEDS = 6
 KINDS = {
+    "click-test": ["click"],
     "click-test-2": ["click"],
     "click-dialog": ["click"],
     "click-color": ["click"],

@@ -138,7 +138,7 @@ def test_a_missing_or_empty_token_is_an_auth_error(run_dir):
     with pytest.raises(AuthError, match="is empty"):
         read_token(run_dir, config)
     (run_dir / "token").unlink()
-    with pytest.raises(AuthError, match="cannot read the bearer token"):
+    with pytest.raises(AuthError, match="cannot read the token"):
         run(run_dir)
 
 
