@@ -164,7 +164,9 @@ class TrainConfig(Section):
     """Weight of the entropy bonus over response tokens."""
     num_minibatches: PositiveInt = 1
     """Optimizer updates per train step; more than one makes the clip bite."""
-    freeze_vision: bool = False
+    freeze: list[str] = []
+    """Parameters that are not trained: all whose name contains one of these, e.g. ``lm_head``,
+    ``embed_tokens``, ``visual``."""
     max_tokens_per_microbatch: PositiveInt = 4096
     """Padded tokens of one forward and backward pass."""
     checkpoint_every: PositiveInt = 10

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dart_gui.config import Config
 from dart_gui.data.records import Batch, BatchGroup, TrainTrajectory
-from dart_gui.errors import DataError
+from dart_gui.errors import ConfigError, DataError
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.train.checkpoint import TrainerState, load_checkpoint, save_checkpoint
 from dart_gui.train.forward import response_logprobs
@@ -128,6 +128,23 @@ def test_a_step_moves_probability_from_the_bad_reply_to_the_good_one():
     assert stats["num_samples"] == 2
     assert stats["ratio_mean"] == pytest.approx(1.0)  # one update: the proximal policy is this one
     assert math.isfinite(stats["grad_norm"])
+
+
+def test_frozen_parameters_stay():
+    trainer = make_trainer(freeze=["lm_head", "embed_tokens"])
+    network = trainer.policy.network
+    head, embedding = network.lm_head.weight.clone(), trainer.policy.text.embed_tokens.weight.clone()
+    norm = trainer.policy.text.norm.weight.clone()
+    trainer.step(make_batch(trainer.policy))
+    assert torch.equal(network.lm_head.weight, head)
+    assert torch.equal(trainer.policy.text.embed_tokens.weight, embedding)
+    assert not torch.equal(trainer.policy.text.norm.weight, norm)
+
+
+@pytest.mark.parametrize(("freeze", "said"), [(["no_such"], "no_such"), ([""], "nothing to train")])
+def test_a_freeze_that_makes_no_sense_is_refused(freeze, said):
+    with pytest.raises(ConfigError, match=said):
+        make_trainer(freeze=freeze)
 
 
 def test_kl_to_the_reference_is_measured():

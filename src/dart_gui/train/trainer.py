@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dart_gui.config import TrainConfig
 from dart_gui.data.records import Batch
+from dart_gui.errors import ConfigError
 from dart_gui.model.policy_model import Pixels, PolicyModel
 from dart_gui.train.forward import response_logprobs
 from dart_gui.train.losses import grpo_loss, k3, step_mean
@@ -39,6 +40,26 @@ class StepStats:
         return {name: total / max(1, self.num_tokens) for name, total in self.sums.items()}
 
 
+def trainable(network: nn.Module, freeze: Sequence[str]) -> list[nn.Parameter]:
+    """The parameters to train; those whose name contains an entry of ``freeze`` lose their gradient.
+
+    Raises:
+        ConfigError: an entry matches no parameter, or nothing is left.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    if unknown := [entry for entry in freeze if not any(entry in name for name in names)]:
+        raise ConfigError(
+            f"train.freeze names {unknown}, which is part of no parameter's name. Names are like "
+            f"{names[0]} and {names[-1]}."
+        )
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not any(entry in name for entry in freeze))
+    left = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not left:
+        raise ConfigError(f"train.freeze = {list(freeze)} leaves nothing to train")
+    return left
+
+
 class Trainer:
     """Holds the network, its optimizer and, where KL is on, the frozen reference.
 
@@ -58,9 +79,7 @@ class Trainer:
         self._reference = reference
         self._read_image = read_image
         self._pixels: OrderedDict[str, Pixels] = OrderedDict()
-        if config.freeze_vision:
-            policy.network.model.visual.requires_grad_(False)
-        self._parameters = [p for p in policy.network.parameters() if p.requires_grad]
+        self._parameters = trainable(policy.network, config.freeze)
         self.optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
