@@ -133,7 +133,10 @@ def test_a_step_moves_probability_from_the_bad_reply_to_the_good_one():
 def test_frozen_parameters_stay():
     trainer = make_trainer(freeze=["lm_head", "embed_tokens"])
     network = trainer.policy.network
-    head, embedding = network.lm_head.weight.clone(), trainer.policy.text.embed_tokens.weight.clone()
+    head, embedding = (
+        network.lm_head.weight.clone(),
+        trainer.policy.text.embed_tokens.weight.clone(),
+    )
     norm = trainer.policy.text.norm.weight.clone()
     trainer.step(make_batch(trainer.policy))
     assert torch.equal(network.lm_head.weight, head)
