@@ -143,7 +143,7 @@ class TransformersEngine:
                         self._decode()
                 self._busy_s += time.perf_counter() - started
         except BaseException:
-            # A model that failed in mid-batch is in an unknown state: the process ends, its requests
+            # boundary: a model that failed in mid-batch is in an unknown state: the process ends, its requests
             # are sent again elsewhere, and the service starts it anew.
             log.exception("the engine failed")
             os.kill(os.getpid(), signal.SIGTERM)
