@@ -143,8 +143,8 @@ class TransformersEngine:
                         self._decode()
                 self._busy_s += time.perf_counter() - started
         except BaseException:
-            # boundary: a model that failed in mid-batch is in an unknown state: the process ends, its requests
-            # are sent again elsewhere, and the service starts it anew.
+            # boundary: a model that failed in mid-batch is in an unknown state. The process ends, its
+            # requests are sent again elsewhere, and the service starts it anew.
             log.exception("the engine failed")
             os.kill(os.getpid(), signal.SIGTERM)
             raise
