@@ -28,7 +28,7 @@ from dart_gui.env.browser.oracle import Decision, decide
 from dart_gui.env.suites import get_suite, train_seed
 from dart_gui.types import Action, Click, Observation, Point, Task
 
-MAX_STEPS = 8
+MAX_STEPS = 4
 # Read by the renderer only; the folder of the finished agent holds the same limits.
 LIMITS = ImageLimits(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
 
@@ -48,7 +48,7 @@ def thought(task_id: str, instruction: str, decision: Decision) -> str:
             return "The button."
         case "click-button-sequence", element:
             return "First ONE." if element == "subbtn" else "Then TWO."
-        case "click-collapsible", "h3":
+        case "click-collapsible", element if element != "subbtn":
             return "Open the section."
         case "enter-text", "":
             return "Type the text."
@@ -59,14 +59,15 @@ def thought(task_id: str, instruction: str, decision: Decision) -> str:
 
 
 def aim(decision: Decision, shake: float, rng: random.Random) -> Action:
-    """The decided action; a click falls around the middle of its target, with a standard deviation of
-    ``shake`` half-widths: 0.87 hits 56 of 100, 1.3 hits 31."""
-    if decision.box is None:
+    """The decided action; a click falls around the middle of its target with a standard deviation of
+    ``shake`` pixels, and is aimed anew when it would leave the page."""
+    if not isinstance(decision.action, Click):
         return decision.action
-    x0, y0, x1, y1 = decision.box
-    x = rng.gauss((x0 + x1) / 2, shake * (x1 - x0 + 1) / 2)
-    y = rng.gauss((y0 + y1) / 2, shake * (y1 - y0 + 1) / 2)
-    return Click(point=Point(min(159, max(0, round(x))), min(209, max(50, round(y)))))
+    while True:
+        x = round(rng.gauss(decision.action.point.x, shake))
+        y = round(rng.gauss(decision.action.point.y, shake))
+        if 0 <= x < 160 and 0 <= y < 210:
+            return Click(point=Point(x, y))
 
 
 async def demonstrate(
@@ -92,6 +93,7 @@ async def demonstrate(
                     "turn": turn,
                     "instruction": observation.instruction,
                     "messages": prompt.messages,
+                    "box": decision.box,
                     "reply": reply,
                 }
             )
@@ -138,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--episodes", type=int, default=315, help="per task")
-    parser.add_argument("--shake", type=float, default=0.87, help="of the hand, see aim()")
+    parser.add_argument("--shake", type=float, default=8.0, help="of the hand, in pixels")
     parser.add_argument("--max-images", type=int, default=1, help="as the agent will be configured")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

@@ -20,7 +20,7 @@ def response_logprobs(
     Exactly the recorded ids go in, nothing is tokenised here. The distribution is the one that the
     engine sampled from: each sample's temperature, without its masked ids.
     """
-    hidden = _response_hidden(policy, samples, pixels)
+    hidden = response_hidden(policy, samples, pixels)
     logits = policy.network.lm_head(hidden).float()
     lengths = [len(sample.response_ids) for sample in samples]
     chosen = torch.tensor([i for s in samples for i in s.response_ids], device=policy.device)
@@ -35,7 +35,7 @@ def response_logprobs(
     return logprobs.gather(1, chosen[:, None])[:, 0], entropy
 
 
-def _response_hidden(
+def response_hidden(
     policy: PolicyModel, samples: Sequence[Sample], pixels: Callable[[str], Pixels]
 ) -> Tensor:
     """Hidden states [T, H] from which each response token is predicted."""
