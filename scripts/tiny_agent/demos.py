@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import Progress
@@ -105,7 +106,9 @@ async def demonstrate(
     return steps
 
 
-async def collect(out: Path, *, episodes: int, shake: float, max_images: int, seed: int) -> None:
+async def collect(
+    out: Path, *, task_ids: Sequence[str], episodes: int, shake: float, max_images: int, seed: int
+) -> None:
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "preprocessor_config.json").write_text(
         json.dumps(
@@ -117,13 +120,11 @@ async def collect(out: Path, *, episodes: int, shake: float, max_images: int, se
     cluster = BrowserCluster(EnvConfig(num_envs=24))
     rng = random.Random(seed)
     tasks = [
-        Task(task_id=task_id, seed=train_seed(rng))
-        for _ in range(episodes)
-        for task_id in get_suite("miniwob").default_tasks
+        Task(task_id=task_id, seed=train_seed(rng)) for _ in range(episodes) for task_id in task_ids
     ]
     await cluster.start()
     queue = iter(tasks)
-    with (out / "demos.jsonl").open("w") as lines, Progress() as progress:
+    with (out / "demos.jsonl").open("a") as lines, Progress() as progress:
         bar = progress.add_task("demonstrations", total=len(tasks))
 
         async def worker() -> None:
@@ -138,15 +139,19 @@ async def collect(out: Path, *, episodes: int, shake: float, max_images: int, se
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--episodes", type=int, default=315, help="per task")
+    parser.add_argument("out", type=Path, help="folder; what it holds already stays")
+    parser.add_argument("--tasks", nargs="+", metavar="PAGE", help="not all default tasks")
+    parser.add_argument("--episodes", type=int, default=400, help="per task")
     parser.add_argument("--shake", type=float, default=8.0, help="of the hand, in pixels")
     parser.add_argument("--max-images", type=int, default=1, help="as the agent will be configured")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    suite = get_suite("miniwob")
+    chosen = [suite.check(f"miniwob/{page}") for page in args.tasks or ()]
     asyncio.run(
         collect(
             args.out,
+            task_ids=chosen or suite.default_tasks,
             episodes=args.episodes,
             shake=args.shake,
             max_images=args.max_images,
