@@ -34,10 +34,12 @@ def absolute(config: Config) -> Config:
     """A run can then be continued from any folder."""
     model = {"path": str(Path(config.model.path).absolute())}
     run = {"dir": str(Path(config.run.dir).absolute())}
+    curation = {"pool": _absolute_or_empty(config.curation.pool)}
     rollout = {"token_file": _absolute_or_empty(config.rollout.token_file)}
     return config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
+            "curation": config.curation.model_copy(update=curation),
             "run": config.run.model_copy(update=run),
             "rollout": config.rollout.model_copy(update=rollout),
         }
