@@ -194,8 +194,8 @@ class TrainConfig(Section):
     """Asymmetric clip: the ratio stays within [1 - clip_low, 1 + clip_high]."""
     dual_clip: float = Field(default=3.0, gt=1)
     """Bound c of the loss for negative advantages: at most -c * A."""
-    tis_cap: float = Field(default=2.0, gt=0)
-    """Truncated importance sampling: weight min(exp(old - rollout), tis_cap)."""
+    tis_cap: float = Field(default=2.0, ge=0)
+    """Truncated importance sampling: weight min(exp(old - rollout), tis_cap); 0: no weight."""
     loss: Literal["grpo", "gspo", "cispo", "dppo"] = "grpo"
     """``grpo``: token clip. ``gspo``: clip of the step's geometric-mean ratio. ``cispo``: clipped weight,
     no token loses its gradient. ``dppo``: mask by the change of a token's probability. The last two

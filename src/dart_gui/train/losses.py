@@ -34,11 +34,14 @@ def log_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def tis_weight(old_logprobs: Tensor, rollout_logprobs: Tensor, cap: float) -> tuple[Tensor, Tensor]:
-    """Truncated importance sampling: min(pi_old / mu, cap) and where the cap was reached.
+    """Truncated importance sampling: min(pi_old / mu, cap) and where the cap was reached. A cap of 0
+    leaves the weight out: 1 everywhere.
 
     Source: arXiv 2509.23866 (distribution alignment); the weight is a constant of the gradient.
     """
     raw = log_ratio(old_logprobs, rollout_logprobs).exp()
+    if cap == 0:
+        return torch.ones_like(raw), torch.zeros_like(raw, dtype=torch.bool)
     return raw.clamp(max=cap), raw > cap
 
 
