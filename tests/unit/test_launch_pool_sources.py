@@ -1,5 +1,6 @@
 """Trajectory folders in the published format, as they are on disk."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -92,6 +93,15 @@ def test_it_is_tokenised_by_our_renderer_and_has_no_behaviour(agent, tmp_path):
         assert renderer.decode(completion.response_ids) == completion.text
         assert completion.prompt_ids.count(renderer.image_token_id) > 1  # expanded
     assert trajectory.success
+
+
+def test_a_reply_that_could_never_be_sampled_is_refused(agent, tmp_path):
+    episode = published(write(tmp_path), agent)
+    steps = [dataclasses.replace(step, reply="<|image_pad|>") for step in episode.steps]
+    with pytest.raises(DataError, match="may not sample"):
+        foreign_trajectory(
+            PromptRenderer(TINY_AGENT), dataclasses.replace(episode, steps=steps), NAME
+        )
 
 
 def test_the_model_services_copy_without_task_file_and_with_short_names(agent, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dart_gui.errors import DataError
 from dart_gui.model.policy_model import PromptRenderer
 from dart_gui.types import (
     Action,
@@ -46,6 +47,7 @@ def foreign_trajectory(renderer: PromptRenderer, episode: ForeignEpisode, name: 
     """The episode on token ids. ``name`` becomes its id.
 
     Raises:
+        DataError: a reply has tokens that the agent may not sample.
         PolicyError: a screenshot cannot be decoded.
     """
     grids = {sha256: renderer.pixels(png).grid for sha256, png in episode.images.items()}
@@ -81,6 +83,11 @@ def _completion(
 ) -> Completion:
     prompt = renderer.render(step.messages, grids)
     response_ids = renderer.reply_ids(step.reply)
+    if unspeakable := set(response_ids) & set(renderer.masked_token_ids):
+        raise DataError(
+            f"a reply has tokens that this agent may not sample ({sorted(unspeakable)[:3]}), and so "
+            f"could never be learnt: {step.reply!r:.200}"
+        )
     return Completion(
         text=step.reply,
         prompt_ids=prompt.prompt_ids,
@@ -92,7 +99,7 @@ def _completion(
         policy_version=policy_version,
         worker_id=WORKER,
         sampling=SamplingParams(temperature=1.0, max_tokens=len(response_ids), seed=0),
-        masked_token_ids=[],
+        masked_token_ids=renderer.masked_token_ids,
         foreign=True,
     )
 

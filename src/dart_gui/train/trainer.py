@@ -190,7 +190,8 @@ class Trainer:
             with torch.no_grad():
                 reference, _ = response_logprobs(self._reference, samples, self.pixels)
             kl_reference = k3(logprobs, reference)
-            per_token = per_token + config.kl_coef * kl_reference
+            # An estimate only where the policy itself drew the tokens.
+            per_token = per_token + config.kl_coef * torch.where(foreign, 0.0, kl_reference)
             stats.add(kl_reference=kl_reference[~foreign])
         staleness = torch.tensor([s.staleness for s in samples]).repeat_interleave(lengths.cpu())
         _measure(
