@@ -25,6 +25,7 @@ from dart_gui.agent.geometry import Geometry, ImageLimits
 from dart_gui.agent.grammar import render
 from dart_gui.config import AgentConfig, EnvConfig
 from dart_gui.env.browser.cluster import BrowserCluster
+from dart_gui.env.browser.narration import thought
 from dart_gui.env.browser.oracle import Decision, decide
 from dart_gui.env.suites import get_suite, train_seed
 from dart_gui.types import Action, Click, Observation, Point, Task
@@ -32,31 +33,6 @@ from dart_gui.types import Action, Click, Observation, Point, Task
 MAX_STEPS = 4
 # Read by the renderer only; the folder of the finished agent holds the same limits.
 LIMITS = ImageLimits(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
-
-
-def thought(task_id: str, instruction: str, decision: Decision) -> str:
-    """What the demonstrator thinks: the target, in a few words."""
-    match task_id.removeprefix("miniwob/"), decision.element:
-        case "click-color", _:
-            return f"The {instruction.split(' the ')[1].split(' colored')[0]} box."
-        case "click-dialog", _:
-            return "Close the dialog."
-        case "focus-text-2", _:
-            return f"The {instruction.split(' the ')[1].split(' ')[0]} field."
-        case "grid-coordinate", _:
-            return "The point of the grid."
-        case "click-test", _:
-            return "The button."
-        case "click-button-sequence", element:
-            return "First ONE." if element == "subbtn" else "Then TWO."
-        case "click-collapsible", element if element != "subbtn":
-            return "Open the section."
-        case "enter-text", "":
-            return "Type the text."
-        case "enter-text", "tt":
-            return "Focus the field."
-        case _:
-            return "Submit."
 
 
 def aim(decision: Decision, shake: float, rng: random.Random) -> Action:

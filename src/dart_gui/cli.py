@@ -8,9 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dart_gui.errors import AuthError, ConfigError, DartError
 from dart_gui.launch.parser import DEFAULT_CONFIG, MODULES, build_parser
+
+if TYPE_CHECKING:
+    from dart_gui.config import Config
 
 _OVERRIDE = re.compile(r"--([A-Za-z_]\w*\.[\w.-]+)(?:=(.*))?", re.DOTALL)
 _INTERRUPTED = 130
@@ -156,6 +160,39 @@ def _tasks(args: argparse.Namespace) -> int:
     return commands.list_tasks(_console(), args.suite)
 
 
+def _pool(args: argparse.Namespace) -> int:
+    from dart_gui.launch import pooling
+
+    config = _config_of(args)
+    if args.action == "list":
+        return pooling.list_pool(_console(), args.pool, config)
+    if args.script is not None:
+        return pooling.add_scripted(_console(), args.pool, config, args.script)
+    if args.from_run is not None:
+        return pooling.add_run(_console(), args.pool, config, args.from_run)
+    if args.folder is not None:
+        return pooling.add_published(_console(), args.pool, config, args.folder, args.env_version)
+    raise ConfigError(
+        "say where the successes come from: --script N, --from-run RUN or --folder DIR"
+    )
+
+
+def _sft(args: argparse.Namespace) -> int:
+    from dart_gui.launch import pooling
+
+    config = _config_of(args)
+    return pooling.sft(_console(), args.pool, args.out, config, steps=args.steps, batch=args.batch)
+
+
+def _config_of(args: argparse.Namespace) -> Config:
+    from dart_gui import config as config_module
+
+    path = args.config
+    if path is None and Path(DEFAULT_CONFIG).is_file():
+        path = DEFAULT_CONFIG
+    return config_module.load(path, args.overrides)
+
+
 def _config(args: argparse.Namespace) -> int:
     from dart_gui.launch import commands
 
@@ -236,6 +273,8 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "tasks": _tasks,
     "config": _config,
+    "pool": _pool,
+    "sft": _sft,
     "rollout": _rollout,
     "runner": _runner,
     "trainer": _trainer,

@@ -36,6 +36,11 @@ def train_step(step: int, at: float, elapsed_s: float) -> dict[str, Any]:
         "staleness_mean": 0.5,
         "staleness_max": 2,
         "num_skipped_updates": int(step == 2),
+        "selected_fraction": 0.8,
+        "num_borrowed": 1,
+        "borrowed_weight": 0.1,
+        "trained_tasks": {"miniwob/a": 8},
+        "staleness_buckets": {"0": {"ess": 1.0}, "2": {"ess": 0.7}},
     }
 
 
@@ -63,9 +68,17 @@ def run(tmp_path: Path) -> RunFolder:
             "task_id": f"miniwob/{'ab'[i % 2]}",
             "success": i > 10,
             "stop_reason": "done",
+            "group_size": 4 + i // 10,
+            "max_steps": 3,
         }
         for i in range(20)
     ]
+    fates = {"skipped": 6, "trained": 4}
+    flow = {
+        fate: {"num_trajectories": num, "mean_steps": 2.0 if fate == "skipped" else 2.5}
+        for fate, num in fates.items()
+    }
+    events += [{"event": "data_flow", "tasks": {"miniwob/a": flow}}]
     events += [{"event": "runner", "at": 1003.0, "env_utilisation": 0.9}]
     events += [{"event": "process", "name": "runner", "state": "backoff"}]
     events += [evaluation("after", 1.0, 0.60), evaluation("after", 0.0, 0.55)]
@@ -84,7 +97,8 @@ def test_the_report_of_a_run(run: RunFolder) -> None:
     )
     assert "| **all** | 6.0 (1.0-11.0) | 25.0 (20.0-30.0) |" in text
     assert "- sampled: 25.0 % before, 60.0 % after: +35.0 points" in text
-    for name in ("success", "tasks", "training", "throughput"):
+    assert "| miniwob/a | 10 | 6 | 0 | 4 | 2.2 | 2.5 |" in text  # (6 * 2 + 4 * 2.5) / 10
+    for name in ("success", "tasks", "training", "throughput", "curation"):
         assert f"(plots/{name}.png)" in text
         assert (run.plots / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

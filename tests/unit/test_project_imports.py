@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "runner": frozenset(
         {"agent", "env.protocol", "env.suites", "rollout.client", "rollout.token", "data.manager"}
     ),
-    "runner.main": frozenset({"env.browser.cluster", "data.sampler"}),
+    "runner.main": frozenset({"env.browser.cluster", "data.sampler", "data.pool"}),
     "train": frozenset(
         {"agent", "model", "data.manager", "data.records", "rollout.client", "rollout.token"}
     ),

@@ -87,6 +87,9 @@ class BlobStore:
                     "trajectory that names it"
                 )
 
+    def has_image(self, sha256: str) -> bool:
+        return self._exists(self.image_path(sha256))
+
     def image(self, sha256: str) -> bytes:
         """The PNG with this sha256.
 

@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_play(commands)
     _add_small(commands)
+    _add_pool(commands)
     _add_modules(commands)
     return parser
 
@@ -174,6 +175,42 @@ def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("--suite", default="miniwob")
     parser = _command(commands, "config", summary="print the resolved configuration")
     parser.add_argument("config", nargs="?", metavar="CONFIG")
+
+
+def _add_pool(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "pool",
+        summary="fill or list an experience pool: verified successes that training may borrow",
+        examples=(
+            "  dart-gui pool add pool --script 8             scripted solutions, 8 of each task\n"
+            "  dart-gui pool add pool --from-run latest      the successes of a run\n"
+            "  dart-gui pool add pool --folder DIR           trajectories of the published system\n"
+            "  dart-gui pool list pool\n"
+            "  dart-gui train CONFIG --curation.pool pool"
+        ),
+    )
+    parser.add_argument("action", choices=("add", "list"))
+    parser.add_argument("pool", metavar="POOL", help="folder of the pool")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"default {DEFAULT_CONFIG}")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--script", type=int, metavar="N", help="scripted solutions of each task")
+    source.add_argument("--from-run", metavar="RUN", help="the successes of a run")
+    source.add_argument("--folder", metavar="DIR", help="folders in the published format")
+    parser.add_argument(
+        "--env-version", default="", metavar="V", help="that --folder was made in (default: ours)"
+    )
+    parser = _command(
+        commands,
+        "sft",
+        summary="warm-start a model on the successes of an experience pool",
+        examples="  dart-gui sft pool models/warm --steps 200 --train.lr 1e-4 --train.freeze '[]'",
+    )
+    parser.add_argument("pool", metavar="POOL")
+    parser.add_argument("out", metavar="OUT", help="folder of the new model")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"default {DEFAULT_CONFIG}")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer updates (default 100)")
+    parser.add_argument("--batch", type=int, default=8, help="successes of one update (default 8)")
 
 
 def _add_modules(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dart_gui.launch.curation_report import draw_curation, has_curation
 from dart_gui.launch.progress import Event, number
 
 Series = NDArray[np.float64]
@@ -76,6 +77,11 @@ def draw_all(events: Sequence[Event], folder: Path) -> list[Path]:
         ("tasks", bool(curves.episodes), draw_tasks),
         ("training", bool(curves.train), draw_training),
         ("throughput", bool(curves.train), draw_throughput),
+        (
+            "curation",
+            has_curation(curves.train),
+            lambda c: draw_curation(c.train, c.episodes, c.minutes_of(c.episodes)),
+        ),
     ]
     drawn: list[Path] = []
     for name, has_data, draw in plots:

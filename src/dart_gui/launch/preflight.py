@@ -26,6 +26,7 @@ def check(config: Config) -> Config:
     check_browser(config)
     check_port(config.rollout.host, config.rollout.port, service_url=config.rollout.url)
     check_token_file(config)
+    check_pool(config)
     check_writable(Path(config.run.dir))
     return absolute(config)
 
@@ -34,10 +35,12 @@ def absolute(config: Config) -> Config:
     """A run can then be continued from any folder."""
     model = {"path": str(Path(config.model.path).absolute())}
     run = {"dir": str(Path(config.run.dir).absolute())}
+    curation = {"pool": _absolute_or_empty(config.curation.pool)}
     rollout = {"token_file": _absolute_or_empty(config.rollout.token_file)}
     return config.model_copy(
         update={
             "model": config.model.model_copy(update=model),
+            "curation": config.curation.model_copy(update=curation),
             "run": config.run.model_copy(update=run),
             "rollout": config.rollout.model_copy(update=rollout),
         }
@@ -52,6 +55,24 @@ def check_tasks(config: Config) -> tuple[str, ...]:
     """The tasks that the configuration means."""
     suite = get_suite(config.env.suite)
     return tuple(suite.check(task_id) for task_id in config.env.tasks) or suite.default_tasks
+
+
+def check_pool(config: Config) -> None:
+    """Raises ``ConfigError`` where a pool is configured from which nothing can be borrowed."""
+    if not config.curation.pool:
+        return
+    from dart_gui.data.pool import ExperiencePool, expired
+    from dart_gui.runner.main import run_conditions
+
+    now = run_conditions(config)
+    entries = ExperiencePool(folder=Path(config.curation.pool)).entries()
+    changed = [expired(entry, now) for entry in entries]
+    if all(changed):
+        what = ", ".join(sorted({name for name in changed if name})) or "it is empty"
+        raise ConfigError(
+            f"curation.pool = {config.curation.pool}: none of its {len(entries)} entries counts for "
+            f"this configuration ({what}). Add to it with `dart-gui pool add`"
+        )
 
 
 def check_browser(config: Config) -> ChromiumInfo:

@@ -37,10 +37,13 @@ def render(
     folder: RunFolder, config: Config, events: Sequence[Event], plots: Sequence[Path]
 ) -> str:
     """The Markdown text."""
+    from dart_gui.launch.curation_report import flow_table
+
     parts = [f"# Run {folder.run_id}", summary(config, events), "## Success on held-out seeds"]
     parts += [success_table([event for event in events if event.get("event") == "eval"])]
     parts += ["## Curves"] if plots else []
     parts += [f"![{plot.stem}]({plot.relative_to(folder.path)})" for plot in plots]
+    parts += flow_table(events)
     parts += [
         "## Reproduce",
         "The resolved configuration is in `config.toml` beside this file:\n\n"

@@ -60,6 +60,12 @@ class EpisodeLimits:
             max_tokens=config.rollout.max_tokens,
         )
 
+    def under(self, max_steps: int | None) -> EpisodeLimits:
+        """These limits, with no more than ``max_steps`` model calls where it is given."""
+        if max_steps is None:
+            return self
+        return replace(self, max_steps=min(self.max_steps, max_steps))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Episode:

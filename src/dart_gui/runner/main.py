@@ -21,6 +21,7 @@ from dart_gui.runner.service import FoundPolicy, Locate, place_in
 if TYPE_CHECKING:
     from dart_gui.config import Config
     from dart_gui.data.manager import DataManager
+    from dart_gui.data.pool import Conditions
     from dart_gui.env.protocol import EnvCluster
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,23 @@ def open_data(run_dir: Path, config: Config, clock: Clock) -> DataManager:
         seed=config.run.seed,
         train_seed=train_seed,
     )
-    return DataManager.open(run_dir, config, sampler=sampler, clock=clock.now)
+    return DataManager.open(
+        run_dir, config, sampler=sampler, conditions=run_conditions(config), clock=clock.now
+    )
+
+
+def run_conditions(config: Config) -> Conditions:
+    """The versions under which a success of this configuration counts elsewhere."""
+    from dart_gui.agent.fingerprint import renderer_fingerprint
+    from dart_gui.data.pool import Conditions
+    from dart_gui.env.suites import get_suite
+
+    env_version = get_suite(config.env.suite).env_version
+    return Conditions(
+        env_version=env_version,
+        verifier_version=env_version,  # the pages of this suite score themselves
+        renderer=renderer_fingerprint(Path(config.model.path), config.agent),
+    )
 
 
 def task_names(config: Config) -> list[str]:

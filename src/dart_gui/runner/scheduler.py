@@ -140,7 +140,7 @@ class Scheduler:
             cluster=self._cluster,
             policy=self._policy,
             agent=self._agent,
-            limits=self._limits,
+            limits=self._limits.under(planned.max_steps),
             seed=planned.seed,
             clock=self._clock,
             trajectory_id=planned.episode_id,
@@ -154,7 +154,12 @@ class Scheduler:
         await self._call(self._data.store, trajectory, episode.images)
         self._breaker.succeeded()
         self._tally.stored(trajectory)
-        self._metrics.log("episode", **episode_values(trajectory))
+        self._metrics.log(
+            "episode",
+            **episode_values(trajectory),
+            group_size=planned.group_size,
+            max_steps=planned.max_steps or self._limits.max_steps,
+        )
 
     async def _fail(self, planned: PlannedEpisode, episode: Episode) -> None:
         reason, message = episode.stop_reason, episode.message
