@@ -83,7 +83,7 @@ class BatchBook:
             chosen = self._choose(groups.ladder(conn, self._run_id), version)
             if chosen is None:
                 return None
-            claimed = [self._read_group(conn, rung, version) for rung in chosen]
+            claimed = [self._read_group(conn, rung, version, train_step) for rung in chosen]
             ages = [item.staleness for group in claimed for item in group.trajectories]
             mean, worst = sum(ages) / len(ages), max(ages)
             batch_id = self._insert_batch(
@@ -248,7 +248,9 @@ class BatchBook:
         assert key is not None
         return int(key[0])
 
-    def _read_group(self, conn: sa.Connection, rung: Rung, version: int) -> ClaimedGroup:
+    def _read_group(
+        self, conn: sa.Connection, rung: Rung, version: int, train_step: int
+    ) -> ClaimedGroup:
         g, t = task_group.c, trajectory.c
         of_group = (g.run_id == self._run_id, g.group_id == rung.group_id)
         row = conn.execute(
@@ -259,14 +261,15 @@ class BatchBook:
             .where(t.run_id == self._run_id, t.group_id == rung.group_id)
             .order_by(t.episode_id)
         ).all()
-        shift = row.version_shift
+        oldest = min(member.version_min for member in members)
         staleness.check_consumed(
             rung.group_id,
             ladder=rung.version,
-            oldest=min(member.version_min for member in members) + shift,
+            oldest=oldest + row.version_shift,
             version=version,
             pacing=self.pacing,
         )
+        steps = groups.train_steps(conn, self._run_id, since=oldest)
         return ClaimedGroup(
             group_id=rung.group_id,
             task_id=row.task_id,
@@ -276,7 +279,7 @@ class BatchBook:
                     blob_sha256=member.blob_sha256,
                     reward=member.reward,
                     num_steps=member.num_steps,
-                    staleness=max(0, version - member.version_min - shift),
+                    staleness=staleness.distance(steps, member.version_min, train_step - 1),
                 )
                 for member in members
             ],

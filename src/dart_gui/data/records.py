@@ -12,7 +12,7 @@ class TrainTrajectory:
     trajectory: Trajectory
     advantage: float  # the same for each of its steps
     weight: float  # of the loss of each of its steps
-    staleness: int  # of its oldest step, at this batch
+    staleness: int  # of its oldest step, in train steps (data.staleness.distance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
