@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DartError as error:
         if args.debug:
             raise
-        sys.stderr.write(f"dart-gui: error: {error}\n")
+        with contextlib.suppress(OSError):  # a log on a full disk: the exit code still tells
+            sys.stderr.write(f"dart-gui: error: {error}\n")
         return _exit_code(args, error)
     except KeyboardInterrupt:
         if args.debug:

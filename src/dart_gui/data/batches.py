@@ -59,7 +59,14 @@ class BatchBook:
             if chosen is None:
                 return None
             claimed = [
-                read_group(conn, self._run_id, rung, version=version, pacing=self.pacing)
+                read_group(
+                    conn,
+                    self._run_id,
+                    rung,
+                    version=version,
+                    train_step=train_step,
+                    pacing=self.pacing,
+                )
                 for rung in chosen
             ]
             ages = [item.staleness for group in claimed for item in group.trajectories]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dart_gui.data import pool_use, staleness
+from dart_gui.data import groups, pool_use, staleness
 from dart_gui.data.groups import Rung
 from dart_gui.data.pool_use import Borrowed
 from dart_gui.data.schema import task_group, trajectory
@@ -20,7 +20,7 @@ class ClaimedTrajectory:
     blob_sha256: str
     reward: float
     num_steps: int
-    staleness: int
+    staleness: int  # in train steps
     cut: bool  # failed at a dynamic step limit, below the run's own
 
 
@@ -42,9 +42,9 @@ class Claim:
 
 
 def read_group(
-    conn: sa.Connection, run_id: str, rung: Rung, *, version: int, pacing: Pacing
+    conn: sa.Connection, run_id: str, rung: Rung, *, version: int, train_step: int, pacing: Pacing
 ) -> ClaimedGroup:
-    """The group at ``rung``, consumed at ``version``.
+    """The group at ``rung``, consumed at ``version`` for ``train_step``.
 
     Raises:
         DataError: it is older than ``pacing`` allows.
@@ -58,13 +58,15 @@ def read_group(
         .where(t.run_id == run_id, t.group_id == rung.group_id)
         .order_by(t.episode_id)
     ).all()
+    oldest = min(member.version_min for member in members)
     staleness.check_consumed(
         rung.group_id,
         ladder=rung.version,
-        oldest=min(member.version_min for member in members) + row.version_shift,
+        oldest=oldest + row.version_shift,
         version=version,
         pacing=pacing,
     )
+    steps = groups.train_steps(conn, run_id, since=oldest)
     return ClaimedGroup(
         group_id=rung.group_id,
         task_id=row.task_id,
@@ -74,7 +76,7 @@ def read_group(
                 blob_sha256=member.blob_sha256,
                 reward=member.reward,
                 num_steps=member.num_steps,
-                staleness=max(0, version - member.version_min - row.version_shift),
+                staleness=staleness.distance(steps, member.version_min, train_step - 1),
                 cut=row.max_steps is not None
                 and member.stop_reason == StopReason.MAX_STEPS
                 and not member.success,

@@ -51,6 +51,15 @@ def latest_version(conn: sa.Connection, run_id: str) -> int | None:
     return conn.scalar(sa.select(newest).where(policy_version.c.run_id == run_id))
 
 
+def train_steps(conn: sa.Connection, run_id: str, *, since: int) -> dict[int, int]:
+    """The train step of each published version from ``since`` on."""
+    v = policy_version.c
+    rows = conn.execute(
+        sa.select(v.version, v.train_step).where(v.run_id == run_id, v.version >= since)
+    )
+    return {row.version: row.train_step for row in rows}
+
+
 def trainer_version(conn: sa.Connection, run_id: str) -> int:
     """Latest published version + batches that were consumed and whose weights are not published.
 

@@ -12,7 +12,7 @@ class TrainTrajectory:
     trajectory: Trajectory
     advantage: float  # the same for each of its steps
     weight: float  # of the loss of each of its steps
-    staleness: int  # of its oldest step, at this batch
+    staleness: int  # of its oldest step, in train steps (data.staleness.distance)
     selected: list[bool] | None = None  # the steps to train; None: all
     foreign: bool = False  # borrowed: trained without a ratio, with a positive weight only
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from dart_gui import config as config_module
 from dart_gui.config import Config
+from dart_gui.files import write_whole
 from dart_gui.launch import plan, preflight, run_folder
 from dart_gui.launch.children import Children, local_spawner
 from dart_gui.launch.ledger import LedgerView
@@ -58,6 +59,7 @@ def resume_training(
     folder = run_folder.find(run, runs_dir)
     config = resolved(folder, overrides)
     preflight.check(config)
+    LedgerView(folder, config).check()
     progress = Progress()
     for event in MetricsTail(folder.metrics).read():
         progress.fold(event)
@@ -93,7 +95,7 @@ def _train(
     with run_folder.locked(folder), StopSignals() as signals:
         console.print(greeting, highlight=False, soft_wrap=True)
         if save_config:
-            run_folder.write_atomically(folder.config, config_module.dump(config))
+            write_whole(folder.config, config_module.dump(config))
         with supervision(console, folder, config, signals, with_ledger=True) as supervisor:
             outcome = supervisor.train()
         if outcome is Outcome.INTERRUPTED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from dart_gui.agent.geometry import ImageLimits
 from dart_gui.config import Config
 from dart_gui.env.browser.cluster import BrowserCluster
 from dart_gui.env.suites import eval_seed
-from dart_gui.errors import EnvError
+from dart_gui.errors import DataError, EnvError
+from dart_gui.files import ADVICE
 from dart_gui.launch.plan import EvalJob
 from dart_gui.launch.preflight import check_tasks
 from dart_gui.launch.run_folder import RunFolder
@@ -46,8 +48,13 @@ def run(run_dir: Path, job: EvalJob) -> int:
             f"none of the {failed} episodes could be evaluated: {result.overall.failures}"
         )
     metrics = MetricsWriter(folder.metrics, "evaluator")
-    metrics.log("eval", **eval_event(job, result))
+    is_written = metrics.log("eval", **eval_event(job, result))
     metrics.close()
+    if not is_written:
+        raise DataError(
+            f"the result of the evaluation cannot be written to {folder.metrics}. {ADVICE}, then "
+            "continue the run"
+        )
     return 0
 
 
@@ -108,7 +115,8 @@ class StatusWriter:
             return
         self._next_at = self._now() + SAY_EVERY_S
         text = f"({progress.num_done}/{progress.num_total}, {progress.num_successes} succeeded)"
-        self._folder.set_status("evaluator", {"text": text})
+        with contextlib.suppress(DataError):  # a line of the live view; the figures come later
+            self._folder.set_status("evaluator", {"text": text})
 
 
 def eval_event(job: EvalJob, result: EvalResult) -> dict[str, Any]:

@@ -7,12 +7,13 @@ nobody.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dart_gui.launch.process import ManagedProcess
-from dart_gui.launch.progress import MetricsTail, Progress
+from dart_gui.launch.progress import Event, MetricsTail, Progress
 from dart_gui.launch.service import ServiceView
 from dart_gui.launch.view import ProcessView, Snapshot
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dart_gui.config import Config
     from dart_gui.launch.tensorboard import TensorBoardSink
 
+log = logging.getLogger(__name__)
 POLL_EVERY_S = 2.0
 
 
@@ -68,11 +70,21 @@ class Observer:
     def look(self, now: float) -> None:
         for event in self._tail.read():
             self.progress.fold(event)
-            if self._sink is not None:
-                self._sink.write([event], self.progress)
-        if now >= self._next_poll_at:
+            self._feed(event)
+        # A clock that was set back must not blind us until it is where it was.
+        if not self._next_poll_at - POLL_EVERY_S <= now < self._next_poll_at:
             self._next_poll_at = now + POLL_EVERY_S
             self.poll(now)
+
+    def _feed(self, event: Event) -> None:
+        if self._sink is None:
+            return
+        try:
+            self._sink.write([event], self.progress)
+        except OSError as error:
+            log.warning("TensorBoard is no longer fed, metrics.jsonl has all of it: %s", error)
+            self._sink.abandon()
+            self._sink = None
 
     def poll(self, now: float) -> None:
         """Ask the service and the ledger now."""

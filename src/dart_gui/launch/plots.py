@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dart_gui.files import write_whole
 from dart_gui.launch.curation_report import draw_curation, has_curation
 from dart_gui.launch.progress import Event, number
 
@@ -70,7 +72,6 @@ class RunCurves:
 
 def draw_all(events: Sequence[Event], folder: Path) -> list[Path]:
     """Write every plot that the events have data for; gives the files, in order of interest."""
-    folder.mkdir(parents=True, exist_ok=True)
     curves = RunCurves(events)
     plots: list[tuple[str, bool, Callable[[RunCurves], Figure]]] = [
         ("success", bool(curves.episodes), draw_success),
@@ -87,7 +88,9 @@ def draw_all(events: Sequence[Event], folder: Path) -> list[Path]:
     for name, has_data, draw in plots:
         if has_data:
             path = folder / f"{name}.png"
-            FigureCanvasAgg(draw(curves)).print_png(str(path))
+            picture = io.BytesIO()
+            FigureCanvasAgg(draw(curves)).print_png(picture)
+            write_whole(path, picture.getvalue(), what="the plot")
             drawn.append(path)
     return drawn
 

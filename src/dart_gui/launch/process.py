@@ -26,6 +26,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from dart_gui.files import writing
+
 PERMANENT_EXIT_CODE = 78
 """A child that exits so found an error that no restart can mend (``EX_CONFIG`` of sysexits.h)."""
 
@@ -78,11 +80,13 @@ class Handle(Protocol):
 
 
 class GroupHandle:
-    """A real process that leads its own group."""
+    """A real process that leads its own group. Raises ``DataError`` where ``log`` cannot be opened."""
 
     def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        with writing(f"the log {log}"):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = log.open("ab")
+        with file as output:
             self._popen = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,

@@ -8,10 +8,15 @@ from pathlib import Path
 
 from dart_gui import metrics
 from dart_gui.config import Config
+from dart_gui.files import write_whole
 from dart_gui.launch.process import ProcessState
 from dart_gui.launch.progress import Event, number
-from dart_gui.launch.run_folder import RunFolder, write_atomically
+from dart_gui.launch.run_folder import RunFolder
 
+ADVICE = (
+    "The run itself is untouched: free some space or mend the permissions, then write the report "
+    "again with `dart-gui report`"
+)
 COLUMNS: tuple[tuple[str, str, bool], ...] = (
     # title, phase, greedy
     ("random floor", "floor", False),
@@ -23,13 +28,18 @@ COLUMNS: tuple[tuple[str, str, bool], ...] = (
 
 
 def write_report(folder: RunFolder, config: Config) -> Path:
-    """Draw the plots and write the report; may be called at any time, again and again."""
+    """Draw the plots and write the report; may be called at any time, again and again.
+
+    Raises:
+        DataError: they cannot be written.
+    """
     # matplotlib takes a second to import, which `dart-gui train` would wait for at its start.
     from dart_gui.launch.plots import draw_all
 
     events = list(metrics.read(folder.metrics))
     plots = draw_all(events, folder.plots)
-    write_atomically(folder.report, render(folder, config, events, plots))
+    text = render(folder, config, events, plots)
+    write_whole(folder.report, text, what="the report", advice=ADVICE)
     return folder.report
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from dart_gui import config as config_module
 from dart_gui.config import Config
 from dart_gui.errors import ConfigError
+from dart_gui.files import write_whole
 from dart_gui.launch import preflight, run_folder
 from dart_gui.launch.commands import only_run_dir, print_evals, resolved, shown, supervision
 from dart_gui.launch.plan import EvalJob
@@ -66,7 +67,7 @@ def run_eval(
         if outcome is Outcome.INTERRUPTED:
             return signals.exit_code
     evals = [event for event in MetricsTail(folder.metrics).read() if event.get("event") == "eval"]
-    run_folder.write_atomically(folder.path / "eval.json", json.dumps(evals, indent=1) + "\n")
+    write_whole(folder.path / "eval.json", json.dumps(evals, indent=1) + "\n")
     print_evals(console, evals)
     return 0
 

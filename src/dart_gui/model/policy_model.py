@@ -132,9 +132,10 @@ class PromptRenderer:
         return grid[0] * grid[1] * grid[2] // self.merge
 
     def pixels(self, png: bytes) -> Pixels:
+        # The processor too: it refuses an image that is 200 times as long as it is wide.
         with boundary(PolicyError, "decoding a screenshot"):
             image = Image.open(io.BytesIO(png)).convert("RGB")
-        features = self.image_processor(images=[image], return_tensors="pt")
+            features = self.image_processor(images=[image], return_tensors="pt")
         t, h, w = features["image_grid_thw"][0].tolist()
         return Pixels(features["pixel_values"], (t, h, w))
 

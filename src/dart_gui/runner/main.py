@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dart_gui import config as config_module
 from dart_gui.errors import SetupError
+from dart_gui.files import write_whole
 from dart_gui.rollout.token import read_token
 from dart_gui.runner.clock import Clock, SystemClock
 from dart_gui.runner.service import FoundPolicy, Locate, place_in
@@ -143,11 +144,11 @@ def task_names(config: Config) -> list[str]:
 
 async def _found(locate: Locate, stop: asyncio.Event, clock: Clock) -> bool:
     """Wait until the service has said where it is. False if we are to stop first."""
-    deadline = clock.now() + START_S
+    deadline = clock.monotonic() + START_S
     while locate() is None:
         if stop.is_set():
             return False
-        if clock.now() > deadline:
+        if clock.monotonic() > deadline:
             raise SetupError(
                 f"the rollout service did not say where it is within {START_S:g} s (it writes "
                 "status/rollout.json into the run's folder): see logs/rollout.log there, or set "
@@ -174,8 +175,4 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _write_status(run_dir: Path) -> None:
-    path = run_dir / "status" / "runner.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
-    draft.replace(path)
+    write_whole(run_dir / "status" / "runner.json", json.dumps({"pid": os.getpid()}))

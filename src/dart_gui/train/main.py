@@ -18,6 +18,7 @@ import torch
 from dart_gui.config import Config, load
 from dart_gui.data.manager import DataManager
 from dart_gui.errors import AuthError, PolicyError, SetupError
+from dart_gui.files import write_whole, writing
 from dart_gui.metrics import MetricsWriter
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.rollout.client import RolloutClient
@@ -77,8 +78,12 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
 
     Raises:
         SetupError: another trainer works on this run.
+        DataError: its folder cannot be written.
     """
-    with (run_dir / "trainer.lock").open("w") as lock:
+    path = run_dir / "trainer.lock"
+    with writing(f"the lock {path}"):
+        lock = path.open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -123,8 +128,5 @@ def run(run_dir: Path) -> int:
         loop.restore()
         loop.run()
     status = {"pid": os.getpid(), "train_step": loop.train_step, "finished": loop.finished}
-    (run_dir / "status").mkdir(exist_ok=True)
-    partial = run_dir / "status" / ".trainer.json"
-    partial.write_text(json.dumps(status))
-    partial.rename(run_dir / "status" / "trainer.json")
+    write_whole(run_dir / "status" / "trainer.json", json.dumps(status))
     return 0
