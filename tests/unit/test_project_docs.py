@@ -21,6 +21,8 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/cluster.md",
+    "docs/own-tasks.md",
+    "examples/own_suite/README.md",
 )
 # A path of the repository in a document: at least one folder that exists at its top.
 PATH = re.compile(r"(?:src|tests|scripts|docs|configs|\.ci)/[\w./-]*\w")
