@@ -195,6 +195,14 @@ def _config_of(args: argparse.Namespace) -> Config:
     return config_module.load(path, args.overrides)
 
 
+def _env(args: argparse.Namespace) -> int:
+    from dart_gui import config as config_module
+    from dart_gui.launch import env_check
+
+    config = config_module.load(None, [*args.overrides, f"env.suite={args.suite}"])
+    return env_check.run_check(_console(), config.env, args.task, use_all=args.all, seed=args.seed)
+
+
 def _config(args: argparse.Namespace) -> int:
     from dart_gui.launch import commands
 
@@ -274,6 +282,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "report": _report,
     "tasks": _tasks,
+    "env": _env,
     "config": _config,
     "pool": _pool,
     "sft": _sft,

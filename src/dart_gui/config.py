@@ -49,6 +49,8 @@ class ModelConfig(Section):
 
 
 class AgentConfig(Section):
+    name: str = "ui-tars"
+    """Name of an agent, or your own as ``package.module:class`` or ``folder/file.py:class``."""
     max_images: PositiveInt = 5
     """Screenshots in the prompt at most; older ones leave, their texts stay."""
     max_texts: PositiveInt = 35
@@ -62,7 +64,8 @@ class AgentConfig(Section):
 
 
 class EnvConfig(Section):
-    suite: Literal["miniwob"] = "miniwob"
+    suite: str = "miniwob"
+    """Name of a suite of tasks, or your own as ``package.module:object`` or ``folder/file.py:object``."""
     tasks: list[str] = []
     """Task ids; empty for the suite's default tasks."""
     num_envs: PositiveInt = 8

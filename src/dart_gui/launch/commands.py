@@ -208,8 +208,12 @@ def run_report(console: Console, run: str, overrides: Sequence[str]) -> int:
 
 
 def list_tasks(console: Console, suite_name: str) -> int:
-    from dart_gui.env.suites import get_suite
+    from dart_gui.env.suites import SUITES, get_suite
 
+    if not suite_name:
+        for name, place in sorted(SUITES.known().items()):
+            console.print(f"{name}  ({place})", highlight=False, soft_wrap=True)
+        return 0
     suite = get_suite(suite_name)
     for task_id in suite.task_ids:
         mark = "  (default)" if task_id in suite.default_tasks else ""

@@ -11,11 +11,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from dart_gui.agent.agent import Agent
 from dart_gui.agent.geometry import ImageLimits
+from dart_gui.agent.registry import make_agent
 from dart_gui.config import Config
-from dart_gui.env.browser.cluster import BrowserCluster
-from dart_gui.env.suites import eval_seed
+from dart_gui.env.suites import eval_seed, open_cluster
 from dart_gui.errors import DataError, EnvError
 from dart_gui.files import ADVICE
 from dart_gui.launch.plan import EvalJob
@@ -66,7 +65,7 @@ async def play_all(folder: RunFolder, config: Config, job: EvalJob) -> EvalResul
             if job.phase == "floor"
             else await open_policy(stack, folder, config)
         )
-        cluster = BrowserCluster(config.env)
+        cluster = open_cluster(config.env)
         stack.push_async_callback(cluster.close)
         await cluster.start()
         return await evaluate(
@@ -74,7 +73,7 @@ async def play_all(folder: RunFolder, config: Config, job: EvalJob) -> EvalResul
             num_episodes=config.eval.num_episodes,
             cluster=cluster,
             policy=policy,
-            agent=Agent(Path(config.model.path), config.agent),
+            agent=make_agent(Path(config.model.path), config.agent),
             limits=EpisodeLimits.from_config(config, temperature=job.temperature),
             clock=SystemClock(),
             num_slots=config.runner.num_slots,

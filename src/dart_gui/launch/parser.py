@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_play(commands)
     _add_small(commands)
     _add_pool(commands)
+    _add_env(commands)
     _add_modules(commands)
     return parser
 
@@ -172,7 +173,15 @@ def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser = _command(commands, "report", summary="write report.md of a run, finished or not")
     parser.add_argument("run", nargs="?", default="latest", metavar="RUN")
     parser = _command(commands, "tasks", summary="list the task ids", overrides=False)
-    parser.add_argument("--suite", default="miniwob")
+    parser.add_argument(
+        "--suite",
+        nargs="?",
+        default="miniwob",
+        const="",
+        metavar="SUITE",
+        help="a name, package.module:object or folder/file.py:object (default miniwob); without a "
+        "value, list the names",
+    )
     parser = _command(commands, "config", summary="print the resolved configuration")
     parser.add_argument("config", nargs="?", metavar="CONFIG")
 
@@ -211,6 +220,32 @@ def _add_pool(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"default {DEFAULT_CONFIG}")
     parser.add_argument("--steps", type=int, default=100, help="optimizer updates (default 100)")
     parser.add_argument("--batch", type=int, default=8, help="successes of one update (default 8)")
+
+
+def _add_env(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "env",
+        summary="check that a suite of tasks keeps the promises of an environment",
+        examples=(
+            "  dart-gui env check miniwob\n"
+            "  dart-gui env check examples/own_suite/shop.py:SUITE\n"
+            "  dart-gui env check my_package.tasks:SUITE --task my-suite/login --seed 7"
+        ),
+    )
+    parser.add_argument("action", choices=("check",))
+    parser.add_argument(
+        "suite", metavar="SUITE", help="a name, package.module:object or folder/file.py:object"
+    )
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="check this one; may be repeated",
+    )
+    parser.add_argument("--all", action="store_true", help="check all tasks, not the default ones")
+    parser.add_argument("--seed", type=int, default=0, help="instance to check (default 0)")
 
 
 def _add_modules(commands: argparse._SubParsersAction[_Parser]) -> None:

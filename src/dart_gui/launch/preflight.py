@@ -7,11 +7,12 @@ import os
 import socket
 from pathlib import Path
 
+from dart_gui.agent.registry import agent_class
 from dart_gui.config import Config
-from dart_gui.env.browser.chromium import ChromiumInfo, find_chromium
 from dart_gui.env.suites import get_suite
 from dart_gui.errors import ConfigError, SetupError
 from dart_gui.model.folder import check_model_folder
+from dart_gui.registry import absolute as absolute_reference
 
 
 def check(config: Config) -> Config:
@@ -22,6 +23,7 @@ def check(config: Config) -> Config:
         SetupError: there is no browser, a port is taken, the run folder cannot be written.
     """
     check_tasks(config)
+    agent_class(config.agent.name)
     check_model_folder(Path(config.model.path))
     check_browser(config)
     check_port(config.rollout.host, config.rollout.port, service_url=config.rollout.url)
@@ -37,8 +39,12 @@ def absolute(config: Config) -> Config:
     run = {"dir": str(Path(config.run.dir).absolute())}
     curation = {"pool": _absolute_or_empty(config.curation.pool)}
     rollout = {"token_file": _absolute_or_empty(config.rollout.token_file)}
+    env = {"suite": absolute_reference(config.env.suite)}
+    agent = {"name": absolute_reference(config.agent.name)}
     return config.model_copy(
         update={
+            "env": config.env.model_copy(update=env),
+            "agent": config.agent.model_copy(update=agent),
             "model": config.model.model_copy(update=model),
             "curation": config.curation.model_copy(update=curation),
             "run": config.run.model_copy(update=run),
@@ -75,8 +81,9 @@ def check_pool(config: Config) -> None:
         )
 
 
-def check_browser(config: Config) -> ChromiumInfo:
-    return find_chromium(config.env.browser)
+def check_browser(config: Config) -> str:
+    """What the environments of the suite will run on."""
+    return get_suite(config.env.suite).check_machine(config.env)
 
 
 def check_port(host: str, port: int, *, service_url: str = "") -> None:

@@ -127,7 +127,8 @@ def parse_task(text: str, suite_name: str) -> str:
     """``click-test`` and ``miniwob/click-test`` are the same task."""
     from dart_gui.env.suites import get_suite
 
-    return get_suite(suite_name).check(text if "/" in text else f"{suite_name}/{text}")
+    suite = get_suite(suite_name)
+    return suite.check(text if "/" in text else f"{suite.name}/{text}")
 
 
 def check_temperature(value: float) -> float:

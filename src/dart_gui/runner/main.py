@@ -51,7 +51,7 @@ class _Runner:
         self._clock = clock or SystemClock()
 
     async def run(self) -> int:
-        from dart_gui.agent.agent import Agent
+        from dart_gui.agent.registry import make_agent
         from dart_gui.metrics import MetricsWriter
         from dart_gui.runner.scheduler import Scheduler
 
@@ -70,7 +70,7 @@ class _Runner:
                 data=data,
                 cluster=cluster,
                 policy=policy,
-                agent=Agent(Path(self._config.model.path), self._config.agent),
+                agent=make_agent(Path(self._config.model.path), self._config.agent),
                 config=self._config,
                 run_id=self._run_dir.name,
                 metrics=metrics,
@@ -95,9 +95,9 @@ class _Runner:
 
 def open_cluster(config: Config) -> EnvCluster:
     """The environment cluster of a configuration, not started."""
-    from dart_gui.env.browser.cluster import BrowserCluster
+    from dart_gui.env import suites
 
-    return BrowserCluster(config.env)
+    return suites.open_cluster(config.env)
 
 
 def open_data(run_dir: Path, config: Config, clock: Clock) -> DataManager:
