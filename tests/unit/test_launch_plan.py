@@ -8,6 +8,7 @@ from dart_gui.config import Config
 from dart_gui.launch import plan, run_folder
 from dart_gui.launch.progress import Progress
 from dart_gui.launch.run_folder import RunFolder
+from dart_gui.launch.stopping import Stop, StopCause
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_finished_run_is_opened_again_by_a_raised_limit(folder: RunFolder) -> 
     config = Config()
     progress = Progress()
     assert not plan.is_finished(folder, config, progress)
-    plan.mark_trained(folder, config)
+    plan.mark_trained(folder, config, Stop(StopCause.TIME, "1200 s of training are over"))
     folder.set_status("trainer", {"train_step": 9, "finished": True})
     assert plan.is_trained(folder, config)
     assert not plan.is_finished(folder, config, progress)

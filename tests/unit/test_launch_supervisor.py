@@ -24,6 +24,7 @@ from dart_gui.launch.service import ServiceView, WorkerView
 from dart_gui.launch.signals import StopSignals
 from dart_gui.launch.supervisor import Outcome, Supervisor, Timing, Tools
 from dart_gui.launch.view import View
+from dart_gui.launch.watch import Watch
 from dart_gui.metrics import MetricsWriter
 from dart_gui.types import WeightsRef
 
@@ -151,7 +152,10 @@ def signals() -> StopSignals:
 def supervisor(world: World, signals: StopSignals) -> Iterator[Supervisor]:
     timing = Timing(now=lambda: world.now, monotonic=lambda: world.now, sleep=world.sleep)
     metrics = MetricsWriter(world.folder.metrics, "supervisor", timing.now)
-    observer = Observer(MetricsTail(world.folder.metrics), read_service=world.service)
+    watch = Watch(world.config)
+    observer = Observer(
+        MetricsTail(world.folder.metrics), read_service=world.service, folds=[watch.fold]
+    )
     observer.skip_history()
     tools = Tools(
         children=Children(world.folder, world.config, world.spawn),
@@ -159,6 +163,7 @@ def supervisor(world: World, signals: StopSignals) -> Iterator[Supervisor]:
         view=View(Console(quiet=True), now=timing.now),
         signals=signals,
         metrics=metrics,
+        watch=watch,
         latest_weights=lambda: world.latest,
         publish=world.publish,
         timing=timing,
