@@ -233,6 +233,7 @@ class Supervisor:
             self._during.give_up(
                 f"its process ended with {describe_exit(running.exit_code)}, see {running.spec.log}"
             )
+            return False  # the next look reads that it is given up
         self._during.settle(self._tools.observer.progress)
         job = choose(self._tools.observer.progress)
         if job is not None:
