@@ -88,13 +88,15 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
 
 
 def test_half_a_pin_is_none(folder: RunFolder) -> None:
-    (folder.pinned / ".v000004-step-000003.partial").mkdir(parents=True)
+    left = folder.pinned / ".v000004-step-000003.partial"
+    left.mkdir(parents=True)
     assert pins(folder) == []
     assert [one.policy_version for one in (pinned_at(folder, 4), pinned_at(folder, 100))] == [
         4,
         100,
     ]
     assert [one.policy_version for one in pins(folder)] == [4, 100]
+    assert not left.exists()
 
 
 def test_the_best_is_a_model_folder_with_its_figure(folder: RunFolder) -> None:
