@@ -72,7 +72,7 @@ def test_pinned_weights_are_evaluated_without_the_run(folder: RunFolder) -> None
     assert event["num_failed"] == 0
     assert sorted(event["per_task"]) == ["miniwob/click-dialog", "miniwob/click-test"]
     status = folder.status("evaluator")["text"]
-    assert status.startswith("evaluating policy version 8 (6/6, ")
+    assert status.startswith("(evaluating policy version 8: 6/6, ")
     # The run's own service was neither needed nor replaced.
     assert folder.status("rollout") == {}
 

@@ -88,7 +88,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
 
 
 def test_half_a_pin_is_none(folder: RunFolder) -> None:
-    left = folder.pinned / ".v000004-step-000003.partial"
+    left = folder.pinned / ".v000003-step-000002.partial"
     left.mkdir(parents=True)
     assert pins(folder) == []
     assert [one.policy_version for one in (pinned_at(folder, 4), pinned_at(folder, 100))] == [

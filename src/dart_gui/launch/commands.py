@@ -83,7 +83,7 @@ def _how_to_train_on(folder: RunFolder, config: Config, stop: Stop | None) -> st
     elif stop.cause is StopCause.STEPS:
         what, key = "raise its limit", f"run.max_train_steps {2 * config.run.max_train_steps}"
     elif stop.cause is StopCause.ALARM:
-        what, key = "mend the cause and change what it stops on", "alarms.stop_on []"
+        what, key = "mend the cause and change what it stops on", "alarms.stop_on '[]'"
     else:
         what, key = "change what it stops on", f"{stop.cause.value} 0"
     reason = f"It ended since {stop.text.rstrip('.')}. " if stop else ""

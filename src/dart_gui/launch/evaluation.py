@@ -172,7 +172,7 @@ class StatusWriter:
 
     def __init__(self, folder: RunFolder, job: EvalJob, *, now: Callable[[], float]) -> None:
         self._folder = folder
-        self._what = f"{job.title} " if job.phase == "during" else ""  # the others are the phase
+        self._what = f"{job.title}: " if job.phase == "during" else ""  # the others are the phase
         self._now = now
         self._next_at = 0.0
 
@@ -180,10 +180,8 @@ class StatusWriter:
         if self._now() < self._next_at and progress.num_done < progress.num_total:
             return
         self._next_at = self._now() + SAY_EVERY_S
-        text = (
-            self._what
-            + f"({progress.num_done}/{progress.num_total}, {progress.num_successes} succeeded)"
-        )
+        done = f"{progress.num_done}/{progress.num_total}"
+        text = f"({self._what}{done}, {progress.num_successes} succeeded)"
         self._folder.set_status("evaluator", {"text": text})
 
 

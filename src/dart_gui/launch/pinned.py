@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dart_gui.errors import DataError
+from dart_gui.errors import DataError, boundary
 from dart_gui.launch.progress import Event
 from dart_gui.launch.run_folder import RunFolder, write_atomically
 from dart_gui.types import WeightsRef
@@ -57,7 +57,8 @@ def pin(folder: RunFolder, weights: WeightsRef, *, train_step: int) -> Pin | Non
     path = folder.pinned / f"v{version:06d}-step-{train_step:06d}"
     draft = folder.pinned / f".{path.name}.partial"
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        for left in folder.pinned.glob(".*"):  # by a crash
+            shutil.rmtree(left, ignore_errors=True)
         draft.mkdir(parents=True)
         _link_all(Path(weights.path), draft)
         draft.rename(path)
@@ -103,12 +104,16 @@ def release(folder: RunFolder, one: Pin) -> None:
 
 
 def keep_best(folder: RunFolder, one: Pin, event: Event) -> None:
-    """Make the pinned weights ``checkpoints/best``, whole at every moment."""
-    write_atomically(one.path / BEST_FILE, json.dumps(_facts(one, event), indent=1) + "\n")
-    folder.best.parent.mkdir(exist_ok=True)
-    target = folder.best.with_name(_best_name(one.policy_version))
-    one.path.rename(target)
-    point_best_at(folder, one.policy_version)
+    """Make the pinned weights ``checkpoints/best``, whole at every moment.
+
+    Raises:
+        DataError: there is no space, or the folder cannot be written.
+    """
+    with boundary(DataError, f"keeping policy version {one.policy_version} as {folder.best}"):
+        write_atomically(one.path / BEST_FILE, json.dumps(_facts(one, event), indent=1) + "\n")
+        folder.best.parent.mkdir(exist_ok=True)
+        one.path.rename(folder.best.with_name(_best_name(one.policy_version)))
+        point_best_at(folder, one.policy_version)
 
 
 def point_best_at(folder: RunFolder, policy_version: int) -> bool:
