@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dart_gui.errors import AuthError, ConfigError, DartError
 from dart_gui.launch.parser import DEFAULT_CONFIG, MODULES, build_parser
+from dart_gui.types import WeightsRef
 
 if TYPE_CHECKING:
     from dart_gui.config import Config
@@ -106,7 +107,9 @@ def _eval(args: argparse.Namespace) -> int:
     overrides = list(args.overrides)
     if args.episodes is not None:
         overrides.append(f"eval.num_episodes={args.episodes}")
-    config, train_step = tryout.choose_model(_config_path(args), args.run, overrides)
+    config, train_step = tryout.choose_model(
+        _config_path(args), args.run, overrides, checkpoint=args.checkpoint
+    )
     temperature = 0.0 if args.greedy else args.temperature
     if temperature is None:
         temperature = config.eval.temperature
@@ -123,7 +126,9 @@ def _play(args: argparse.Namespace) -> int:
     from dart_gui.launch import tryout
     from dart_gui.types import Task
 
-    config, _ = tryout.choose_model(_config_path(args), args.run, args.overrides)
+    config, _ = tryout.choose_model(
+        _config_path(args), args.run, args.overrides, checkpoint=args.checkpoint
+    )
     temperature = 0.0 if args.greedy else args.temperature
     if temperature is None:
         temperature = config.eval.temperature
@@ -235,8 +240,19 @@ def _evaluator(args: argparse.Namespace) -> int:
     from dart_gui.launch.evaluation import run
     from dart_gui.launch.plan import EvalJob
 
-    job = EvalJob(phase=args.phase, temperature=args.temperature, train_step=args.train_step)
+    job = EvalJob(
+        phase=args.phase,
+        temperature=args.temperature,
+        train_step=args.train_step,
+        weights=_weights(args),
+    )
     return run(run_dir, job)
+
+
+def _weights(args: argparse.Namespace) -> WeightsRef | None:
+    if args.weights is None:
+        return None
+    return WeightsRef(policy_version=args.policy_version, path=str(args.weights))
 
 
 def _player(args: argparse.Namespace) -> int:

@@ -50,13 +50,16 @@ class Observer:
         read_service: Callable[[], ServiceView | None],
         read_counts: Callable[[], Mapping[str, int]] = dict,
         sink: TensorBoardSink | None = None,
+        folds: Sequence[Callable[[Event, Progress], None]] = (),
     ) -> None:
+        """``folds`` see each event, those of the history too, after ``progress`` has folded it."""
         self.progress = Progress()
         self.service: ServiceView | None = None
         self._tail = tail
         self._read_service = read_service
         self._read_counts = read_counts
         self._sink = sink
+        self._folds = folds
         self._counts: Mapping[str, int] = {}
         self._utilisation = Utilisation()
         self._next_poll_at = 0.0
@@ -64,12 +67,17 @@ class Observer:
     def skip_history(self) -> None:
         """Fold what a resumed run has already measured; its TensorBoard events exist."""
         for event in self._tail.read():
-            self.progress.fold(event)
+            self._fold(event)
         self.progress.trained_at = None
+
+    def _fold(self, event: Event) -> None:
+        self.progress.fold(event)
+        for fold in self._folds:
+            fold(event, self.progress)
 
     def look(self, now: float) -> None:
         for event in self._tail.read():
-            self.progress.fold(event)
+            self._fold(event)
             self._feed(event)
         # A clock that was set back must not blind us until it is where it was.
         if not self._next_poll_at - POLL_EVERY_S <= now < self._next_poll_at:

@@ -125,6 +125,7 @@ def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
         examples=(
             "  dart-gui eval configs/miniwob-tiny.toml       the model that it names\n"
             "  dart-gui eval --run latest --greedy           the newest checkpoint of a run\n"
+            "  dart-gui eval --run latest --checkpoint best  the best by evaluations while training\n"
             "  dart-gui eval CONFIG --random                 random clicking\n"
             "  dart-gui eval CONFIG --model.path models/my-agent"
         ),
@@ -157,6 +158,11 @@ def _add_model_choice(parser: argparse.ArgumentParser) -> None:
         help=f"TOML file that names the model (default {DEFAULT_CONFIG})",
     )
     parser.add_argument("--run", metavar="RUN", help="take the newest checkpoint of this run")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        help="of --run, another one: best, or the name of a folder in its checkpoints",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--temperature", type=float, metavar="T", help="of the sampling; 0 is greedy")
     how.add_argument("--greedy", action="store_true", help="the same as --temperature 0")
@@ -255,9 +261,13 @@ def _add_modules(commands: argparse._SubParsersAction[_Parser]) -> None:
         parser.add_argument("--run-dir", required=True, type=Path, metavar="DIR")
         parsers[name] = parser
     evaluator = parsers["evaluator"]
-    evaluator.add_argument("--phase", required=True, choices=("floor", "before", "after", "eval"))
+    evaluator.add_argument(
+        "--phase", required=True, choices=("floor", "before", "during", "after", "eval")
+    )
     evaluator.add_argument("--temperature", required=True, type=float)
     evaluator.add_argument("--train-step", type=int, default=0)
+    evaluator.add_argument("--weights", type=Path, metavar="DIR")
+    evaluator.add_argument("--policy-version", type=int, default=0)
     player = parsers["player"]
     player.add_argument("--task", required=True)
     player.add_argument("--seed", type=int, default=0)

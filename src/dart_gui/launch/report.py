@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 from dart_gui import metrics
 from dart_gui.config import Config
 from dart_gui.files import write_whole
+from dart_gui.launch import pinned
 from dart_gui.launch.process import ProcessState
-from dart_gui.launch.progress import Event, number
+from dart_gui.launch.progress import Event, Progress, number
 from dart_gui.launch.run_folder import RunFolder
 
 ADVICE = (
@@ -49,8 +51,14 @@ def render(
     """The Markdown text."""
     from dart_gui.launch.curation_report import flow_table
 
+    evals = [event for event in events if event.get("event") == "eval"]
+    best = pinned.read_best(folder)
     parts = [f"# Run {folder.run_id}", summary(config, events), "## Success on held-out seeds"]
-    parts += [success_table([event for event in events if event.get("event") == "eval"])]
+    parts += [success_table(evals)]
+    if during := [event for event in evals if event.get("phase") == "during"]:
+        parts += ["## Evaluations while training", during_table(during, best)]
+    if alarms := [event for event in events if event.get("event") == "alarm"]:
+        parts += ["## Alarms", alarm_table(alarms)]
     parts += ["## Curves"] if plots else []
     parts += [f"![{plot.stem}]({plot.relative_to(folder.path)})" for plot in plots]
     parts += flow_table(events)
@@ -76,6 +84,7 @@ def summary(config: Config, events: Sequence[Event]) -> str:
     stalest = max((number(event, "staleness_max") or 0 for event in train), default=0)
     rows = [
         ("model", config.model.path),
+        ("training ended", _stop_text(events)),
         ("train steps", f"{len(train)}" + (f" ({skipped} skipped)" if skipped else "")),
         ("time of training", f"{(number(last, 'elapsed_s') or 0) / 60:.1f} min"),
         ("training episodes", f"{len(episodes)}"),
@@ -84,6 +93,56 @@ def summary(config: Config, events: Sequence[Event]) -> str:
         ("processes started again", _counts(restarts)),
     ]
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
+
+
+def _stop_text(events: Sequence[Event]) -> str:
+    """Why training ended; where it was opened again, the last time."""
+    progress = Progress()
+    for event in events:
+        progress.fold(event)
+    return str(progress.stop.get("text", "not yet"))
+
+
+def best_text(best: Event) -> str:
+    """One line on ``best.json``; empty where it is."""
+    if not best:
+        return ""
+    return (
+        f"checkpoints/best, policy version {best.get('policy_version')} of train step "
+        f"{best.get('train_step')}: {format_rate(best)} % of {best.get('num_episodes')} held-out "
+        f"episodes, {_decoding(best)}"
+    )
+
+
+def during_table(during: Sequence[Event], best: Event) -> str:
+    """A row per evaluation while training; the kept one in bold."""
+    lines = ["| train step | policy version | success | episodes |", "|---:|---:|---:|---:|"]
+    for event in during:
+        mark = "**" if event.get("policy_version") == best.get("policy_version") else ""
+        lines.append(
+            f"| {event.get('train_step')} | {event.get('policy_version')} | "
+            f"{mark}{format_rate(event)}{mark} | {event.get('num_episodes')} |"
+        )
+    lines += ["", "Percent of episodes that succeeded, with the 95 % Wilson interval."]
+    if best:
+        lines += ["", f"The best is kept: {best_text(best)}."]
+        lines += ["It was chosen for its figure, which is therefore too high by chance: measure it"]
+        lines += ["again before you quote it (`dart-gui eval --run RUN --checkpoint best`)."]
+    return "\n".join(lines)
+
+
+def alarm_table(alarms: Sequence[Event]) -> str:
+    lines = ["| at | alarm | | what |", "|---|---|---|---|"]
+    for event in alarms:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(number(event, "at") or 0.0))
+        name = " ".join(filter(None, [str(event.get("alarm")), str(event.get("subject") or "")]))
+        lines.append(f"| {at} | {name} | {event.get('state')} | {event.get('text') or ''} |")
+    return "\n".join(lines)
+
+
+def _decoding(event: Event) -> str:
+    temperature = number(event, "temperature") or 0.0
+    return f"temperature {temperature:g}" if temperature else "greedy"
 
 
 def success_table(evals: Sequence[Event]) -> str:

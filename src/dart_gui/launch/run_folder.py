@@ -57,6 +57,14 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def pinned(self) -> Path:
+        return self.path / "pinned"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best"
+
+    @property
     def lock(self) -> Path:
         return self.path / "supervisor.lock"
 

@@ -23,6 +23,10 @@ def scalars(event: Event, progress: Progress) -> Iterator[tuple[str, float, int]
     Steps are train steps for the trainer and evaluations, numbers of episodes for the rest.
     """
     match event.get("event"):
+        case "alarm":
+            subject = str(event.get("subject") or "").replace(" ", "_")
+            tag = "/".join(filter(None, ["alarms", str(event.get("alarm")), subject]))
+            yield tag, float(event.get("state") == "raised"), progress.train_step
         case "train_step":
             for key in sorted(set(event) - _ENVELOPE):
                 if (value := number(event, key)) is not None:

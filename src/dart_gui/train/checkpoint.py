@@ -72,7 +72,18 @@ def load_checkpoint(trainer: Trainer, folder: Path) -> TrainerState:
 def prune(folders: list[Path], keep: int) -> None:
     """Delete all but the newest ``keep`` of ``folders``, which are ordered oldest first."""
     for folder in folders[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+        for left in folder.parent.glob(".*.gone"):  # by a crash
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """By its name first: whoever opens the folder finds all of it or nothing."""
+    doomed = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 @contextmanager
@@ -92,7 +103,7 @@ def _whole(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(stale, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             partial.rename(folder)
             _fsync(folder.parent)
     except DataError:

@@ -115,6 +115,7 @@ class TrainLoop:
                 self._publisher.refresh()
                 self._sleep(IDLE_TICK_S)
                 continue
+            self._metrics.log("batch_claimed", train_step=batch.train_step)
             self._train(batch, wait_s=self._monotonic() - waiting_since)
             waiting_since = self._monotonic()
         self._checkpoint()
