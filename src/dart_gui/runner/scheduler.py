@@ -199,7 +199,7 @@ class Scheduler:
                 num_envs=stats.num_envs,
                 num_envs_busy=stats.num_busy,
                 num_envs_replaced=stats.num_replaced,
-                env_utilization=min(1.0, (stats.busy_s - last_busy_s) / capacity_s),
+                env_utilisation=min(1.0, (stats.busy_s - last_busy_s) / capacity_s),
                 served_version=self._served_version,
                 breaker=self._breaker.state.value,
             )
