@@ -23,6 +23,7 @@ from dart_gui.launch.run_folder import RunFolder, write_atomically
 from dart_gui.runner.main import task_names
 
 NUM_BINS = 40
+NUM_TASK_BINS = 10  # a task has a fraction of the episodes
 CPU_FILE = "cpu.json"
 
 Curve = list[float | None]
@@ -44,7 +45,7 @@ class Outcome:
     evals: dict[str, Event]  # "floor", "before sampled", "before greedy", "after ..."
     curve: Curve  # [NUM_BINS] success of training episodes, in equal parts of curve_min
     curve_min: float  # minutes of training that the configuration allows
-    curve_by_task: dict[str, Curve]
+    curve_by_task: dict[str, Curve]  # [NUM_TASK_BINS] each
     seeds: dict[str, int]
     cpu_s: dict[str, float]
     cpu_wall_s: float
@@ -92,7 +93,7 @@ def read_outcome(folder: RunFolder, config: Config, *, name: str, fingerprint: s
         num_starts=sum(event.get("event") == "trainer_start" for event in events),
         num_restarts=sum(_is_restart(event) for event in events),
         evals=evals,
-        curve=_curve(curves.episodes, list(minutes), config),
+        curve=_curve(curves.episodes, list(minutes), config, NUM_BINS),
         curve_min=config.run.max_time_s / 60.0,
         curve_by_task=_curves_by_task(curves.episodes, list(minutes), config),
         seeds=asdict(seeds),
@@ -129,9 +130,11 @@ def planned_seeds(folder: RunFolder, config: Config) -> list[tuple[str, int]]:
         engine.dispose()
 
 
-def _curve(episodes: Sequence[Event], minutes: Sequence[float], config: Config) -> Curve:
+def _curve(
+    episodes: Sequence[Event], minutes: Sequence[float], config: Config, num_bins: int
+) -> Curve:
     successes = [event.get("success") is True for event in episodes]
-    return binned_rates(minutes, successes, end=config.run.max_time_s / 60.0, num_bins=NUM_BINS)
+    return binned_rates(minutes, successes, end=config.run.max_time_s / 60.0, num_bins=num_bins)
 
 
 def _curves_by_task(
@@ -141,7 +144,9 @@ def _curves_by_task(
     for event, minute in zip(episodes, minutes, strict=True):
         by_task.setdefault(str(event.get("task_id")), []).append((event, minute))
     return {
-        task: _curve([event for event, _ in own], [minute for _, minute in own], config)
+        task: _curve(
+            [event for event, _ in own], [minute for _, minute in own], config, NUM_TASK_BINS
+        )
         for task, own in sorted(by_task.items())
     }
 

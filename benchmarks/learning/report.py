@@ -65,7 +65,7 @@ def _introduction(learning: Learning) -> str:
     first = learning.trained[0]
     evaluated = first.evals["after sampled"]["num_episodes"]
     return (
-        f"{_seeds(learning).capitalize()} of training for {first.train_min:.1f} minutes each, and the "
+        f"Training with {_seeds(learning)} for {first.curve_min:g} minutes each, and the "
         f"control: the same run (seed {learning.control.seed}) with learning rate 0. Each run "
         f"measures random clicks, the shipped agent and the trained one on the same {evaluated} "
         "held-out episodes, sampled at temperature 1 and greedy."
@@ -221,4 +221,6 @@ def _cpu_cell(outcome: Outcome, module: str) -> str:
 
 def _seeds(learning: Learning) -> str:
     names = [str(outcome.seed) for outcome in learning.trained]
-    return f"seeds {', '.join(names)}" if len(names) > 1 else f"seed {names[0]}"
+    if len(names) == 1:
+        return f"seed {names[0]}"
+    return f"seeds {', '.join(names[:-1])} and {names[-1]}"
