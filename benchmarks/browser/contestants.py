@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 from benchmarks import processes
 from benchmarks.browser.workload import Order, Tally, task_of
 from benchmarks.results import ROOT
+
+END_S = 60.0  # for a side to close its browsers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +63,22 @@ class Child:
         self._log.seek(0)
         raise RuntimeError(f"the child process ended; it wrote:\n{self._log.read()[-4000:]}")
 
-    def close(self) -> None:
+    def ask_to_end(self) -> None:
         processes.thaw(self.pid)
         assert self._popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._popen.stdin.close()
+
+    def wait(self) -> None:
         try:
-            self._popen.wait(timeout=60)
+            self._popen.wait(timeout=END_S)
         except subprocess.TimeoutExpired:
-            self._popen.kill()
+            for process in processes.tree(self.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            self._popen.wait()
+        assert self._popen.stdout is not None
+        self._popen.stdout.close()
         self._log.close()
 
 
@@ -83,14 +93,18 @@ class Ours:
 
     def __init__(self, tasks: list[str], max_envs: int) -> None:
         self._child = Child("ours", [str(max_envs), *tasks], {})
-        self._child.answer()
+        try:
+            self._child.answer()
+        except BaseException:
+            self.close()
+            raise
         processes.freeze(self._child.pid)
 
     def run(self, order: Order) -> Measured:
         return _measure([self._child], order)
 
     def close(self) -> None:
-        self._child.close()
+        _end([self._child])
 
 
 class Official:
@@ -117,8 +131,7 @@ class Official:
         return _measure(self._children[: order.num_envs], order)
 
     def close(self) -> None:
-        for child in self._children:
-            child.close()
+        _end(self._children)
 
 
 @contextlib.contextmanager
@@ -127,6 +140,14 @@ def closing(contestant: Contestant) -> Iterator[Contestant]:
         yield contestant
     finally:
         contestant.close()
+
+
+def _end(children: Sequence[Child]) -> None:
+    """All at once: each browser takes seconds to end."""
+    for child in children:
+        child.ask_to_end()
+    for child in children:
+        child.wait()
 
 
 def _measure(children: Sequence[Child], order: Order) -> Measured:
