@@ -59,6 +59,7 @@ def exit_on_sigterm() -> None:
     """Have SIGTERM unwind the stack as Ctrl-C does, so that no child process is left behind."""
 
     def leave(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would interrupt the tidying up
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)
