@@ -113,7 +113,7 @@ def render(values: dict[str, Any], rounds: dict[str, list[Played]], alone: list[
             "of it to make a PNG; that is left out of the runner's share. Memory is the growth of the "
             "process (PSS) "
             "from before the first episode, divided by the number of episodes; histories and "
-            "screenshots are in it. Steps per second are what the policy's pace allows, not a limit.",
+            "screenshots are in it. The policy's pace bounds the steps per second.",
         ]
     )
 

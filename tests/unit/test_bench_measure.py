@@ -14,8 +14,9 @@ import pytest
 from benchmarks.browser.contestants import Measured
 from benchmarks.browser.report import OFFICIAL, OURS, SCREENSHOTS, BrowserResult, render
 from benchmarks.browser.workload import Order, clicks, seeds_of
+from benchmarks.decoupled.__main__ import render as render_decoupled
 from benchmarks.decoupled.figures import measure_segment
-from benchmarks.decoupled.segments import COUPLED, COUPLING
+from benchmarks.decoupled.segments import COUPLED, COUPLING, DECOUPLED
 from benchmarks.processes import Process, all_processes, cpu_s, pss_bytes, tree
 from dart_gui.data.staleness import Pacing, admits
 
@@ -172,3 +173,18 @@ def test_a_faster_machine_gives_the_same_shares() -> None:
         trained_samples_per_min=fast.trained_samples_per_min,
     )
     assert fast == same
+
+
+def test_decoupled_report_compares_within_rounds() -> None:
+    base = measure_segment(EVENTS, {"w0": [(110.0, 0.0), (130.0, 10.0)]}, warm_up_s=5.0)
+    rounds = {
+        DECOUPLED: [replace(base, episodes_per_min=rate) for rate in (300.0, 150.0)],
+        COUPLED: [replace(base, episodes_per_min=rate) for rate in (200.0, 75.0)],
+    }
+    machine: dict[str, Any] = dict.fromkeys(
+        ("cores", "architecture", "memory_gib", "system", "python", "browser"), "x"
+    )
+    values = {"command": "c", "machine": machine, "seconds": 40.0, "warm_up_s": 8.0}
+    text = render_decoupled({**values, "overrides": ["a.b=1"]}, rounds)
+    assert "| episodes per minute | 225 (150-300) | 138 (75-200) | 1.75 (1.50-2.00) |" in text
+    assert "| rollout worker busy (%) | 50 (50-50) | 50 (50-50) | 1.00 (1.00-1.00) |" in text
