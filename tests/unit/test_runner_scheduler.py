@@ -215,6 +215,7 @@ async def test_reports(agent):
     assert len(reports) == 2  # one a second
     last = reports[-1]
     assert (last["num_episodes"], last["success_window"], last["num_running"]) == (4, 0.5, 0)
+    assert last["env_utilisation"] == 0.0  # by this name the live view and the plots read it
     assert last["episodes_per_s"] == pytest.approx(4 / 2)
     assert last["served_version"] == 0
     # Successes 1, 0, 1, 0 with weights 0.95^3, 0.95^2, 0.95, 1
