@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dart_gui.env.browser.chromium import find_chromium, version_of
-from dart_gui.launch.run_folder import write_atomically
+from dart_gui.files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -49,8 +49,8 @@ def command(arguments: Sequence[str] | None = None) -> str:
 
 def save(out: Path, name: str, values: dict[str, Any], text: str) -> Path:
     """``name.json`` and ``name.md`` in ``out``, whole or not at all; the latter's path."""
-    write_atomically(out / f"{name}.json", json.dumps(values, indent=1) + "\n")
-    write_atomically(out / f"{name}.md", text.rstrip() + "\n")
+    write_whole(out / f"{name}.json", json.dumps(values, indent=1) + "\n")
+    write_whole(out / f"{name}.md", text.rstrip() + "\n")
     return out / f"{name}.md"
 
 

@@ -24,7 +24,7 @@ from benchmarks.learning.runs import RunSpec, finished, make, specs
 from benchmarks.learning.variety import Variety, measure_variety
 from benchmarks.processes import exit_on_sigterm
 from dart_gui.config import Config
-from dart_gui.launch.run_folder import write_atomically
+from dart_gui.files import write_whole
 from dart_gui.runner.main import task_names
 
 NAME = "learning"
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures.draw_success(learning.trained, learning.control, kept / "success.png")
     figures.draw_tasks(learning.trained, learning.control, kept / "tasks.png")
     report = args.out / f"{NAME}.md"
-    write_atomically(report, render(learning).rstrip() + "\n")
+    write_whole(report, render(learning).rstrip() + "\n")
     console.print(goals(learning), highlight=False, markup=False)
     console.print(f"report: {report}", highlight=False)
 
@@ -79,7 +79,7 @@ def _varieties(kept: Path, config: Config, *, num_seeds: int) -> list[Variety]:
                 config, task_ids, num_seeds=num_seeds, advance=lambda: progress.advance(bar)
             )
         )
-    write_atomically(path, json.dumps([asdict(each) for each in measured], indent=1) + "\n")
+    write_whole(path, json.dumps([asdict(each) for each in measured], indent=1) + "\n")
     return measured
 
 
@@ -87,7 +87,7 @@ def _machine(kept: Path) -> dict[str, object]:
     """Of the machine that made the runs: kept with them, since a report may be written elsewhere."""
     path = kept / "machine.json"
     if not path.exists():
-        write_atomically(path, json.dumps(results.machine(), indent=1) + "\n")
+        write_whole(path, json.dumps(results.machine(), indent=1) + "\n")
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from benchmarks.processes import Process, tree
-from dart_gui.launch.run_folder import write_atomically
+from dart_gui.files import write_whole
 
 LOOK_EVERY_S = 1.0
 TRAINER = "trainer"
@@ -91,7 +91,7 @@ class MeterThread:
         self._thread.join()
         before = read_cpu(self._path)
         total = before.plus(self._meter.cpu_s, self._meter.wall_s)
-        write_atomically(self._path, json.dumps(asdict(total)))
+        write_whole(self._path, json.dumps(asdict(total)))
 
     def _run(self) -> None:
         while not self._over.wait(LOOK_EVERY_S):

@@ -16,10 +16,11 @@ from benchmarks.stats import binned_rates
 from dart_gui import metrics
 from dart_gui.config import Config
 from dart_gui.data.schema import task_group
+from dart_gui.files import write_whole
 from dart_gui.launch.plots import RunCurves
 from dart_gui.launch.process import ProcessState
 from dart_gui.launch.progress import Event, number
-from dart_gui.launch.run_folder import RunFolder, write_atomically
+from dart_gui.launch.run_folder import RunFolder
 from dart_gui.runner.main import task_names
 
 NUM_BINS = 40
@@ -60,7 +61,7 @@ class Outcome:
         return 100.0 * (after["success_rate"] - before["success_rate"])
 
     def save(self, folder: Path) -> None:
-        write_atomically(folder / f"{self.name}.json", json.dumps(asdict(self), indent=1) + "\n")
+        write_whole(folder / f"{self.name}.json", json.dumps(asdict(self), indent=1) + "\n")
 
 
 def load(path: Path) -> Outcome | None:
