@@ -130,7 +130,7 @@ async def test_durations_and_rates_are_of_passed_time(agent: Agent, jump_s: floa
         assert trajectory.steps[0].model_s >= 0.0
     report = rig.events.of["runner"][3]
     assert report["episodes_per_s"] == pytest.approx(2 / 4)
-    assert all(0.0 <= each["env_utilization"] <= 1.0 for each in rig.events.of["runner"])
+    assert all(0.0 <= each["env_utilisation"] <= 1.0 for each in rig.events.of["runner"])
 
 
 @jumps

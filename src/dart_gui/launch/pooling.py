@@ -219,8 +219,6 @@ def sft(console: Console, folder: str, out: str, config: Config, *, steps: int, 
     Raises:
         ConfigError: there is something at ``out``, or no entry counts.
     """
-    import torch
-
     from dart_gui.train.checkpoint import save_model
     from dart_gui.train.main import build_trainer
     from dart_gui.train.sft import imitate
@@ -234,8 +232,6 @@ def sft(console: Console, folder: str, out: str, config: Config, *, steps: int, 
             f"no entry of {folder} counts for {config.model.path} in this environment; "
             f"`dart-gui pool list {folder}` says what changed"
         )
-    torch.set_num_threads(config.launch.threads)
-    torch.manual_seed(config.run.seed)
     trainer = build_trainer(config, pool.blobs.image)
 
     def report(number: int, measured: dict[str, Any]) -> None:

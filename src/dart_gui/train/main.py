@@ -95,6 +95,9 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
 
 
 def build_trainer(config: Config, read_image: Callable[[str], bytes]) -> Trainer:
+    """The trainer of this process, whose torch threads and seed become those of ``config``."""
+    torch.set_num_threads(config.launch.threads)
+    torch.manual_seed(config.run.seed)
     folder = Path(config.model.path)
     device, dtype = config.model.device, config.model.dtype
     policy = PolicyModel(folder, device=device, dtype=dtype)
@@ -108,8 +111,6 @@ def build_trainer(config: Config, read_image: Callable[[str], bytes]) -> Trainer
 def run(run_dir: Path) -> int:
     """Train until a limit is reached or SIGTERM comes. Returns the exit status."""
     config = load(run_dir / "config.toml")
-    torch.set_num_threads(config.launch.threads)
-    torch.manual_seed(config.run.seed)
     metrics = MetricsWriter(run_dir / "metrics.jsonl", "trainer")
     with only_trainer(run_dir), DataManager.open(run_dir, config) as data:
         trainer = build_trainer(config, data.load_image)
