@@ -69,9 +69,9 @@ class Registry:
         if name in known:
             return known[name]
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(
-            f"there is no {self.what} {name!r}{hint}. The {self.what}s are: "
+            f"there is no {self.what} {name!r}{hint} The {self.what}s are: "
             f"{', '.join(sorted(known))}; for one of your own, {self.key} is "
             "package.module:object or folder/file.py:object"
         )

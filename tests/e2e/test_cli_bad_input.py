@@ -76,6 +76,15 @@ def test_an_unknown_task(tmp_path: Path, good: list[str]) -> None:
     assert "did you mean miniwob/click-button?" in error
 
 
+def test_an_unknown_suite_or_agent(tmp_path: Path, good: list[str]) -> None:
+    error = assert_refused(tmp_path, "train", *good, "--env.suite=miniwop")
+    assert "did you mean miniwob?" in error
+    error = assert_refused(tmp_path, "train", *good, "--agent.name=uitars")
+    assert "did you mean ui-tars?" in error
+    error = assert_refused(tmp_path, "env", "check", str(tmp_path / "shop.py:SUITE"))
+    assert f"there is no file {tmp_path / 'shop.py'}" in error
+
+
 def test_a_missing_browser(tmp_path: Path, good: list[str]) -> None:
     error = assert_refused(tmp_path, "train", *good, "--env.browser=/no/such/chromium")
     assert "/no/such/chromium" in error
