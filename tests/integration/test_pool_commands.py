@@ -1,5 +1,6 @@
 """``dart-gui pool`` and ``sft``: scripted solutions from real pages, successes of a run, a warm start."""
 
+import io
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def load(*overrides):
 
 @pytest.fixture
 def console():
-    return Console(record=True, width=120, file=open("/dev/null", "w"))
+    return Console(record=True, width=120, file=io.StringIO())
 
 
 @pytest.mark.browser

@@ -27,6 +27,7 @@ def trial(name, seed, rate):
         "cpu_s": {"trainer": 100.0 + seed, "browser": 50.0},
         "evaluation": {"success_rate": rate, "num_episodes": 400},
         "num_train_steps": 40 + seed,
+        "num_episodes": 900,
         "curve": [[1.0, 0.2], [60.0, 0.4]],
     }
 
