@@ -40,10 +40,13 @@ def result_path(plan: Plan, arm: Arm, seed: int) -> Path:
 
 
 def make_pool(plan: Plan) -> None:
-    """Scripted successes, the same for every arm; made once."""
-    if not (plan.pool / "index.jsonl").is_file():
-        script = str(plan.pool_per_task)
-        _dart_gui(["pool", "add", str(plan.pool), CONFIG, "--script", script, *_flags(plan)])
+    """Scripted successes, the same for every arm; made once, and there whole or not at all."""
+    if plan.pool.is_dir():
+        return
+    partial = plan.pool.with_name("pool.partial")
+    script = str(plan.pool_per_task)
+    _dart_gui(["pool", "add", str(partial), CONFIG, "--script", script, *_flags(plan)])
+    partial.rename(plan.pool)
 
 
 def measure_before(plan: Plan) -> dict[str, Any]:

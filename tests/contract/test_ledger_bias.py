@@ -32,7 +32,7 @@ def test_slow_tasks_are_trained_as_often_as_they_are_dispatched(tmp_path, task_o
     manager.publish_version(0, "/w/0")
     rng = random.Random(0)
     running, dispatched, train_step = [], Counter(), 0
-    while train_step < 40:
+    while train_step < 25:
         while len(running) < 6:
             planned = manager.next_episode(train_step)
             if planned is None:

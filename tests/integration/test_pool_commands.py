@@ -1,5 +1,6 @@
 """``dart-gui pool`` and ``sft``: scripted solutions from real pages, successes of a run, a warm start."""
 
+import io
 import re
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def load(*overrides):
 
 @pytest.fixture
 def console():
-    return Console(record=True, width=120, file=open("/dev/null", "w"))
+    return Console(record=True, width=120, file=io.StringIO())
 
 
 @pytest.mark.browser
@@ -55,7 +56,9 @@ def test_scripted_successes_become_entries_that_a_model_can_imitate(console, tmp
     assert pooling.sft(console, pool, out, config, steps=3, batch=2) == 0
     first, last = re.findall(r"step [13]: ([\d.]+) nats per token", console.export_text())
     assert float(last) < float(first)
-    PolicyModel(Path(out), device="cpu")  # a model folder of its own
+    PolicyModel(Path(out), device="cpu").save(tmp_path / "again")  # a model folder of its own
+    warm = load(f"model.path={tmp_path / 'again'}")
+    assert run_conditions(warm) == run_conditions(config)  # for which the pool still counts
     with pytest.raises(ConfigError, match="exists already"):
         pooling.sft(console, pool, out, config, steps=1, batch=1)
 

@@ -135,5 +135,11 @@ def test_the_fingerprint_follows_what_changes_the_tokens(tmp_path):
         if file.suffix in (".json", ".jinja"):
             (tmp_path / file.name).write_bytes(file.read_bytes())
     assert ours == renderer_fingerprint(tmp_path, AgentConfig())  # the weights do not matter
+    # transformers writes these files anew with every checkpoint.
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "local_files_only": True}))
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text())))
+    assert ours == renderer_fingerprint(tmp_path, AgentConfig())
     (tmp_path / "dart_agent.json").write_text('{"transform": "identity"}')
     assert ours != renderer_fingerprint(tmp_path, AgentConfig())

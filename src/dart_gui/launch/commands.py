@@ -47,6 +47,7 @@ def start_training(
     run_dir: str | None,
 ) -> int:
     config = preflight.check(config_module.load(config_path, overrides))
+    preflight.check_pool(config)
     place = run_folder.place_for(config, name=name, run_dir=run_dir, now=time.time())
     folder = run_folder.create(config, place)
     greeting = f"run {folder.run_id} in {shown(folder.path)}"
@@ -62,6 +63,7 @@ def resume_training(
     config = resolved(folder, overrides)
     preflight.check(config)
     LedgerView(folder, config).check()
+    preflight.check_pool(config)
     progress = Progress()
     for event in MetricsTail(folder.metrics).read():
         progress.fold(event)

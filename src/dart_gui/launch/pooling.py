@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,9 +218,7 @@ def sft(console: Console, folder: str, out: str, config: Config, *, steps: int, 
     Raises:
         ConfigError: there is something at ``out``, or no entry counts.
     """
-    from dart_gui.train.checkpoint import save_model
-    from dart_gui.train.main import build_trainer
-    from dart_gui.train.sft import imitate
+    from dart_gui.train.sft import warm_start
 
     if Path(out).exists():
         raise ConfigError(f"{out} exists already: choose a new folder for the model")
@@ -232,25 +229,20 @@ def sft(console: Console, folder: str, out: str, config: Config, *, steps: int, 
             f"no entry of {folder} counts for {config.model.path} in this environment; "
             f"`dart-gui pool list {folder}` says what changed"
         )
-    trainer = build_trainer(config, pool.blobs.image)
 
     def report(number: int, measured: dict[str, Any]) -> None:
         if number % 10 == 0 or number in (1, steps):
             loss, seconds = measured["loss"], measured["step_s"]
             console.print(f"step {number}: {loss:.4f} nats per token, {seconds:.2f} s")
 
-    imitate(
-        trainer,
-        _loaded(pool, entries),
+    warm_start(
+        config,
+        [pool.load(entry.entry_id, entry.blob_sha256) for entry in entries],
+        pool.blobs.image,
+        Path(out),
         num_steps=steps,
         batch_size=batch,
-        seed=config.run.seed,
         report=report,
     )
-    save_model(trainer.policy, Path(out))
     console.print(f"imitated {len(entries)} successes; model: {out}", highlight=False)
     return 0
-
-
-def _loaded(pool: ExperiencePool, entries: Iterable[PoolEntry]) -> list[Trajectory]:
-    return [pool.load(entry.entry_id, entry.blob_sha256) for entry in entries]

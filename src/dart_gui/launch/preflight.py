@@ -28,7 +28,6 @@ def check(config: Config) -> Config:
     check_browser(config)
     check_port(config.rollout.host, config.rollout.port, service_url=config.rollout.url)
     check_token_file(config)
-    check_pool(config)
     check_writable(Path(config.run.dir))
     return absolute(config)
 

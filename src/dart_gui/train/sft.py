@@ -4,12 +4,47 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from dart_gui.config import Config
 from dart_gui.data.records import Batch, BatchGroup, TrainTrajectory
 from dart_gui.errors import ConfigError
+from dart_gui.train.checkpoint import save_model
+from dart_gui.train.main import build_trainer
 from dart_gui.train.trainer import Trainer
 from dart_gui.types import Trajectory
+
+Report = Callable[[int, dict[str, Any]], None]
+
+
+def warm_start(
+    config: Config,
+    trajectories: Sequence[Trajectory],
+    read_image: Callable[[str], bytes],
+    out: Path,
+    *,
+    num_steps: int,
+    batch_size: int,
+    report: Report,
+) -> None:
+    """Imitate ``trajectories`` with the model and the ``[train]`` settings of ``config``; the result
+    is a model folder at ``out``. See :func:`imitate`.
+    """
+    torch.set_num_threads(config.launch.threads)
+    torch.manual_seed(config.run.seed)
+    trainer = build_trainer(config, read_image)
+    imitate(
+        trainer,
+        trajectories,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        seed=config.run.seed,
+        report=report,
+    )
+    save_model(trainer.policy, out)
 
 
 def imitate(
@@ -19,7 +54,7 @@ def imitate(
     num_steps: int,
     batch_size: int,
     seed: int,
-    report: Callable[[int, dict[str, Any]], None],
+    report: Report,
 ) -> None:
     """``num_steps`` updates on ``batch_size`` trajectories each, drawn task by task so that a task
     weighs the same however many successes it has. ``report`` is told the measurements of each
