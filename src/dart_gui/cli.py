@@ -15,10 +15,12 @@ from dart_gui.launch.parser import DEFAULT_CONFIG, MODULES, build_parser
 _OVERRIDE = re.compile(r"--([A-Za-z_]\w*\.[\w.-]+)(?:=(.*))?", re.DOTALL)
 _INTERRUPTED = 130
 _FAILED = 1
+_CANNOT_CHECK = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command; the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    ``db check`` has its own: 1 is a finding, 2 that it could not check."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     arguments, overrides = split_overrides(arguments, parser)
@@ -70,7 +72,7 @@ def _exit_code(args: argparse.Namespace, error: DartError) -> int:
         from dart_gui.launch.process import PERMANENT_EXIT_CODE
 
         return PERMANENT_EXIT_CODE
-    return _FAILED
+    return _CANNOT_CHECK if args.command == "db" else _FAILED
 
 
 # --- the commands ------------------------------------------------------------------------------
@@ -148,6 +150,16 @@ def _report(args: argparse.Namespace) -> int:
     from dart_gui.launch import commands
 
     return commands.run_report(_console(), args.run, args.overrides)
+
+
+def _db(args: argparse.Namespace) -> int:
+    from dart_gui import config as config_module
+    from dart_gui.launch import db_check, run_folder
+    from dart_gui.launch.commands import only_run_dir
+
+    runs_dir = config_module.load(None, only_run_dir(args.overrides)).run.dir
+    folder = run_folder.find(args.run, runs_dir)
+    return db_check.run(_console(), folder, folder.load_config(), fast=args.fast)
 
 
 def _tasks(args: argparse.Namespace) -> int:
@@ -234,6 +246,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "play": _play,
     "doctor": _doctor,
     "report": _report,
+    "db": _db,
     "tasks": _tasks,
     "config": _config,
     "rollout": _rollout,

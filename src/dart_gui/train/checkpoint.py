@@ -15,10 +15,10 @@ import torch
 
 from dart_gui.errors import DataError, boundary
 from dart_gui.model.policy_model import PolicyModel
+from dart_gui.train.checkpoint_files import OPTIMIZER_FILE, STATE_FILE
 from dart_gui.train.trainer import Trainer
 
-OPTIMIZER_FILE = "optimizer.pt"
-STATE_FILE = "state.json"
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +70,14 @@ def prune(folders: list[Path], keep: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def discard_partial(parent: Path) -> None:
+    """Delete what a killed trainer left half-written in ``parent``."""
+    for partial in parent.glob(f".*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _partial(folder: Path) -> Path:
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
