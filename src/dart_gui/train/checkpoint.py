@@ -52,8 +52,8 @@ def load_checkpoint(trainer: Trainer, folder: Path) -> TrainerState:
         DataError: a part is missing or cannot be read.
     """
     hint = (
-        f"the checkpoint {folder} is damaged. Remove that folder to resume from the one before it, "
-        "or start a new run"
+        f"the checkpoint {folder} is damaged. Restore it from a backup, or start a new run with "
+        "model.path at an older checkpoint"
     )
     with boundary(DataError, hint):
         state = TrainerState(**json.loads((folder / STATE_FILE).read_text()))
