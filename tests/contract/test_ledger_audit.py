@@ -153,6 +153,23 @@ def test_a_whole_run_is_clean_whatever_is_in_flight(run, check, fast):
     assert files(run) == before, "an audit changes nothing"
 
 
+def test_a_run_whose_trainer_is_not_up_yet_is_clean_and_is_named_later(tmp_path, check):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = from_dict({"data": {"group_size": 2}, "train": {"groups_per_step": 1}}, source="test")
+    (folder / "config.toml").write_text(dump(config))
+    run = Script(folder, config)
+    run.manager.latest_version = lambda: 0  # what the service serves from the start
+    run.store(0.0)
+    code, lines = check(folder)
+    assert code == 0, lines
+    run.manager.publish_version(0, write_weights(folder / "initial"))
+    run.store(1.0)
+    code, lines = check(folder)
+    assert code == 0, lines
+    run.manager.close()
+
+
 def test_it_does_not_wait_for_a_writer_nor_hold_one_up(run, check):
     writer = sqlite3.connect(run / "ledger.sqlite", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")

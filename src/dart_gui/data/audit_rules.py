@@ -224,7 +224,9 @@ def _trajectory_versions(
             f"{what} has a step of policy version {row.version_min}, its group counts as planned "
             f"at {group.planned_version}"
         )
-    if row.version_max not in versions:
+    # The runner may be up before the trainer, which publishes the initial weights as version 0.
+    is_initial = not versions and row.version_max == 0
+    if row.version_max not in versions and not is_initial:
         yield _defect(f"{what} is of policy version {row.version_max}, which was never published")
 
 
