@@ -175,28 +175,28 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _rollout(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.rollout.main import run
 
     return run(run_dir)
 
 
 def _runner(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.runner.main import run
 
     return run(run_dir)
 
 
 def _trainer(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.train.main import run
 
     return run(run_dir)
 
 
 def _evaluator(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.launch.evaluation import run
     from dart_gui.launch.plan import EvalJob
 
@@ -205,7 +205,7 @@ def _evaluator(args: argparse.Namespace) -> int:
 
 
 def _player(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.launch.playing import run
     from dart_gui.types import Task
 
@@ -218,16 +218,20 @@ def _player(args: argparse.Namespace) -> int:
     )
 
 
-def _enter_module(run_dir: Path) -> Path:
-    """Its folder, absolute. Checked before a module's imports, which take seconds."""
+def _enter_module(args: argparse.Namespace) -> Path:
+    """Its folder, absolute, once no other process of this module works in it. Checked before a
+    module's imports, which take seconds."""
+    run_dir: Path = args.run_dir
     if not (run_dir / "config.toml").is_file():
         raise ConfigError(
             f"{run_dir} is not the folder of a run: it has no config.toml. `dart-gui train CONFIG` "
             "makes one."
         )
     from dart_gui.launch.orphan import end_with_supervisor
+    from dart_gui.launch.predecessor import wait_for_predecessor
 
     end_with_supervisor()
+    wait_for_predecessor(run_dir, args.command)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
