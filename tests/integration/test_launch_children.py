@@ -153,4 +153,8 @@ def test_no_module_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     finally:
         supervisor.kill()
         supervisor.wait()
-    until(lambda: not any(map(is_alive, modules)), "the end of the modules")
+    try:
+        until(lambda: not any(map(is_alive, modules)), "the end of the modules")
+    finally:
+        for pid in filter(is_alive, modules):
+            os.kill(pid, signal.SIGKILL)

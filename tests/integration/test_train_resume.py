@@ -245,9 +245,10 @@ def test_a_policy_version_keeps_its_weights_when_its_train_step_is_trained_again
     with pytest.raises(Killed):
         launch(folder, fatal_version=4)
     before = digest(folder, 4)
-    launch(folder, config=limited(3))
+    # What comes of the step the second time is something else: in a run, other groups are claimed.
+    launch(folder, config=limited(3), spoil=lambda trainer: trainer.optimizer.state.clear())
     assert digest(folder, 4) == before
-    assert digest(folder, 6) != digest(folder, 5), "train step 3 again, from the checkpoint of 2"
+    assert digest(folder, 6) != before
 
 
 def test_a_checkpoint_that_was_saved_and_not_acknowledged_displaces_none(recorded, tmp_path):
