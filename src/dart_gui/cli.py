@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 _OVERRIDE = re.compile(r"--([A-Za-z_]\w*\.[\w.-]+)(?:=(.*))?", re.DOTALL)
 _INTERRUPTED = 130
 _FAILED = 1
+_CANNOT_CHECK = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command; the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    ``db check`` has its own: 1 is a finding, 2 that it could not check."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     arguments, overrides = split_overrides(arguments, parser)
@@ -77,7 +79,7 @@ def _exit_code(args: argparse.Namespace, error: DartError) -> int:
         from dart_gui.launch.process import PERMANENT_EXIT_CODE
 
         return PERMANENT_EXIT_CODE
-    return _FAILED
+    return _CANNOT_CHECK if args.command == "db" else _FAILED
 
 
 # --- the commands ------------------------------------------------------------------------------
@@ -161,6 +163,16 @@ def _report(args: argparse.Namespace) -> int:
     return commands.run_report(_console(), args.run, args.overrides)
 
 
+def _db(args: argparse.Namespace) -> int:
+    from dart_gui import config as config_module
+    from dart_gui.launch import db_check, run_folder
+    from dart_gui.launch.commands import only_run_dir
+
+    runs_dir = config_module.load(None, only_run_dir(args.overrides)).run.dir
+    folder = run_folder.find(args.run, runs_dir)
+    return db_check.run(_console(), folder, folder.load_config(), fast=args.fast)
+
+
 def _tasks(args: argparse.Namespace) -> int:
     from dart_gui.launch import commands
 
@@ -215,28 +227,28 @@ def _config(args: argparse.Namespace) -> int:
 
 
 def _rollout(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.rollout.main import run
 
     return run(run_dir)
 
 
 def _runner(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.runner.main import run
 
     return run(run_dir)
 
 
 def _trainer(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.train.main import run
 
     return run(run_dir)
 
 
 def _evaluator(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.launch.evaluation import run
     from dart_gui.launch.plan import EvalJob
 
@@ -256,7 +268,7 @@ def _weights(args: argparse.Namespace) -> WeightsRef | None:
 
 
 def _player(args: argparse.Namespace) -> int:
-    run_dir = _enter_module(args.run_dir)
+    run_dir = _enter_module(args)
     from dart_gui.launch.playing import run
     from dart_gui.types import Task
 
@@ -269,16 +281,20 @@ def _player(args: argparse.Namespace) -> int:
     )
 
 
-def _enter_module(run_dir: Path) -> Path:
-    """Its folder, absolute. Checked before a module's imports, which take seconds."""
+def _enter_module(args: argparse.Namespace) -> Path:
+    """Its folder, absolute, once no other process of this module works in it. Checked before a
+    module's imports, which take seconds."""
+    run_dir: Path = args.run_dir
     if not (run_dir / "config.toml").is_file():
         raise ConfigError(
             f"{run_dir} is not the folder of a run: it has no config.toml. `dart-gui train CONFIG` "
             "makes one."
         )
     from dart_gui.launch.orphan import end_with_supervisor
+    from dart_gui.launch.predecessor import wait_for_predecessor
 
     end_with_supervisor()
+    wait_for_predecessor(run_dir, args.command)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -297,6 +313,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "play": _play,
     "doctor": _doctor,
     "report": _report,
+    "db": _db,
     "tasks": _tasks,
     "env": _env,
     "config": _config,

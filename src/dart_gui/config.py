@@ -302,7 +302,8 @@ class LaunchConfig(Section):
     threads: PositiveInt = 1
     """torch threads of each process. More than one on busy cores is slower, not faster."""
     max_restarts: NonNegativeInt = 5
-    """Times that the supervisor restarts one process before it gives up."""
+    """Times that the supervisor restarts one process in a row before it gives up. One that ran for
+    five minutes is counted anew."""
     stop_timeout_s: Seconds = 20.0
     """Time for a process to end by itself before it is killed."""
     tensorboard: bool = True

@@ -119,6 +119,11 @@ from dart_gui.launch.orphan import end_with_supervisor
 import signal
 if 'deaf' in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Like a browser: in a session of its own, where no signal to the module's group arrives.
+    import subprocess
+    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],
+                             start_new_session=True)
+    print('up', child.pid, flush=True)
 end_with_supervisor(grace_s=0.5, poll_s=0.1)
 print('up', os.getpid(), flush=True)
 time.sleep(600)
@@ -142,10 +147,14 @@ def test_no_module_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(SRC)},
         )
     try:
-        until(lambda: output.read_text().count("up") == 2, "both modules")
+        until(lambda: output.read_text().count("up") == 3, "both modules and a child")
         modules = [int(line.split()[1]) for line in output.read_text().splitlines()]
         assert all(map(is_alive, modules))
     finally:
         supervisor.kill()
         supervisor.wait()
-    until(lambda: not any(map(is_alive, modules)), "the end of the modules")
+    try:
+        until(lambda: not any(map(is_alive, modules)), "the end of the modules")
+    finally:
+        for pid in filter(is_alive, modules):
+            os.kill(pid, signal.SIGKILL)

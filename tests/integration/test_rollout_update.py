@@ -11,6 +11,7 @@ from dart_gui.config import from_dict
 from dart_gui.errors import PolicyError
 from dart_gui.rollout.client import RolloutClient
 from dart_gui.rollout.service import serve
+from dart_gui.rollout.states import WorkerState
 from dart_gui.types import SamplingParams, WeightsRef
 
 TOKEN = "a-token-of-this-test"
@@ -48,7 +49,70 @@ def serves(client, version):
     return condition
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+class Watch:
+    """Looks at the fleet at every change of any worker's state, so no moment is missed."""
+
+    def __init__(self, slots):
+        self._slots = slots
+        self.num_serving = []
+        self.versions = []  # those in service, a set a look
+        for slot in slots:
+            slot.listeners.append(self._look)
+
+    def _look(self):
+        states = [slot.state for slot in self._slots]
+        self.num_serving.append(states.count(WorkerState.READY))
+        answering = (WorkerState.READY, WorkerState.DRAINING)
+        self.versions.append(
+            {slot.policy_version for slot in self._slots if slot.state in answering}
+        )
+
+    @property
+    def skew(self):
+        return max(max(versions) - min(versions) for versions in self.versions if versions)
+
+
+class Load:
+    """Clients that ask without a pause, until the context ends."""
+
+    def __init__(self, client, num_clients):
+        self.completions = []
+        self._client = client
+        self._num_clients = num_clients
+        self._stop = asyncio.Event()
+
+    async def __aenter__(self):
+        self._tasks = [
+            asyncio.create_task(self._ask_on(first)) for first in range(self._num_clients)
+        ]
+        return self
+
+    async def __aexit__(self, *_):
+        self._stop.set()
+        await asyncio.gather(*self._tasks)  # raises where a single request failed
+
+    async def _ask_on(self, number):
+        while not self._stop.is_set():
+            self.completions.append(await ask(self._client, number))
+            number += 100
+
+    def answered(self, version):
+        async def condition():
+            return any(each.policy_version == version for each in self.completions)
+
+        return condition
+
+
+def assert_no_version_mixed(completions):
+    newest = {}
+    for completion in completions:
+        version = completion.policy_version
+        assert completion.text.startswith(f"Thought: versions {version} to {version}.\n")
+        assert version >= newest.get(completion.worker_id, 0), "a worker went back"
+        newest[completion.worker_id] = version
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
 async def test_updates_under_load_lose_no_request_and_mix_no_versions(tmp_path, num_workers):
     script = {"latency_s": 0.03}
     model = folder(tmp_path / "model", **script)
@@ -56,35 +120,54 @@ async def test_updates_under_load_lose_no_request_and_mix_no_versions(tmp_path, 
         serve(config(model, num_workers=num_workers), token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=30) as client,
     ):
-        stop = asyncio.Event()
-        completions = []
-
-        async def episode(first):
-            number = first
-            while not stop.is_set():
-                completions.append(await ask(client, number))
-                number += 100
-
-        async def answered():
-            return any(completion.policy_version == version for completion in completions)
-
-        version = 0
-        episodes = [asyncio.create_task(episode(first)) for first in range(12)]
-        await until(answered)
-        for version in range(1, 5):
-            path = folder(tmp_path / f"v{version}", **script)
-            await client.publish(WeightsRef(policy_version=version, path=path))
-            await until(serves(client, version))
-            await until(answered)
-        stop.set()
-        await asyncio.gather(*episodes)
+        watch = Watch(service.fleet.slots)
+        async with Load(client, 6 * num_workers) as load:
+            await until(load.answered(0))
+            for version in range(1, 5):
+                path = folder(tmp_path / f"v{version}", **script)
+                await client.publish(WeightsRef(policy_version=version, path=path))
+                await until(serves(client, version))
+                await until(load.answered(version))
         status = await client.status()
-        assert sum(worker.num_completed for worker in status.workers) == len(completions)
+        assert sum(worker.num_completed for worker in status.workers) == len(load.completions)
         assert [worker.restarts for worker in status.workers] == [0] * num_workers
-    for completion in completions:
-        version = completion.policy_version
-        assert completion.text.startswith(f"Thought: versions {version} to {version}.\n")
-    assert {completion.policy_version for completion in completions} == {0, 1, 2, 3, 4}
+        assert min(watch.num_serving) == num_workers - 1
+        assert watch.skew <= 1
+    assert_no_version_mixed(load.completions)
+    assert {completion.policy_version for completion in load.completions} == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+async def test_a_trainer_that_publishes_faster_than_workers_load_does_not_spread_them(
+    tmp_path, num_workers
+):
+    script = {"latency_s": 0.03}
+    model = folder(tmp_path / "model", **script)
+    last = 25
+    paths = [folder(tmp_path / f"v{version}", **script) for version in range(last + 1)]
+    async with (
+        serve(config(model, num_workers=num_workers), token=TOKEN) as service,
+        RolloutClient(service.url, TOKEN, timeout_s=30) as client,
+    ):
+        watch = Watch(service.fleet.slots)
+        async with Load(client, 6 * num_workers) as load:
+            for version in range(1, last + 1):
+                await client.publish(WeightsRef(policy_version=version, path=paths[version]))
+                answers = len(load.completions)
+                await until(more_than(load.completions, answers))
+            await until(serves(client, last))
+        assert min(watch.num_serving) == num_workers - 1
+        assert max(map(len, watch.versions)) == 2, "at most two versions in service"
+        assert len(set().union(*watch.versions)) > 3, "updates went on while versions came"
+        assert [slot.restarts for slot in service.fleet.slots] == [0] * num_workers
+    assert_no_version_mixed(load.completions)
+
+
+def more_than(items, count):
+    async def condition():
+        return len(items) > count
+
+    return condition
 
 
 async def test_a_request_survives_the_death_of_its_worker(tmp_path):

@@ -98,6 +98,17 @@ def test_after_the_last_restart_it_has_failed() -> None:
     assert len(bench.handles) == 2
 
 
+def test_deaths_that_lie_far_apart_do_not_add_up() -> None:
+    bench = Bench(max_restarts=1)
+    bench.process.start()
+    for _ in range(4):  # a death a day
+        bench.passes(24 * 3600.0)
+        assert bench.exits(-9) is ProcessState.BACKOFF
+        assert bench.passes(0.6) is ProcessState.RUNNING, "the pause does not grow either"
+    assert bench.process.restarts == 4
+    assert bench.exits(1) is ProcessState.FAILED, "it died at once after a restart"
+
+
 def test_a_permanent_error_is_not_tried_again() -> None:
     bench = Bench(max_restarts=5)
     bench.process.start()

@@ -139,6 +139,65 @@ async def test_max_unavailable_workers_are_updated_at_once(tmp_path):
     await bench.fleet.close()
 
 
+async def test_newer_weights_wait_until_every_worker_has_those_of_the_wave(tmp_path):
+    bench = Bench(tmp_path, 3)
+    await bench.fleet.start()
+    bench.process(1).gate.clear()
+    bench.fleet.publish(bench.weights(1))
+    await bench.until(lambda: "w1 loads 1" in bench.log)
+    bench.fleet.publish(bench.weights(2))
+    bench.fleet.publish(bench.weights(3))
+    bench.process(1).gate.set()
+    await bench.until(lambda: bench.versions() == [3, 3, 3])
+    loads = [line for line in bench.log if "loads" in line]
+    assert loads[:3] == ["w0 loads 1", "w1 loads 1", "w2 loads 1"]
+    assert sorted(loads[3:]) == ["w0 loads 3", "w1 loads 3", "w2 loads 3"]  # 2 is left out
+    await bench.fleet.close()
+
+
+async def test_a_refusal_ends_the_wave(tmp_path):
+    bench = Bench(tmp_path, 2)
+    await bench.fleet.start()
+    bench.process(1).script = [LoadRefusedError("out of memory")]
+    bench.process(1).gate.clear()
+    bench.fleet.publish(bench.weights(1))
+    await bench.until(lambda: "w1 loads 1" in bench.log)
+    bench.fleet.publish(bench.weights(2))
+    bench.process(1).gate.set()
+    await bench.until(lambda: bench.versions() == [2, 2])
+    await bench.fleet.close()
+
+
+async def test_a_worker_that_comes_up_late_takes_the_newest_before_it_serves(tmp_path):
+    gate, starts = asyncio.Event(), []
+
+    def slow_restart(process):
+        original = process.start
+
+        async def start(weights):
+            starts.append(weights.policy_version)
+            if len(starts) == 3:
+                await gate.wait()
+            return await original(weights)
+
+        process.start = start
+
+    bench = Bench(tmp_path, 2, slow_restart)
+    await bench.fleet.start()
+    bench.process(0).end()
+    await bench.until(lambda: len(starts) == 3)
+    for version in (1, 2):  # two waves go by while it starts
+        bench.fleet.publish(bench.weights(version))
+        await bench.until(lambda version=version: bench.slots[1].policy_version == version)
+    seen = []
+    bench.slots[0].listeners.append(lambda: seen.append((bench.slots[0].state, bench.versions())))
+    gate.set()
+    await bench.until(lambda: bench.slots[0].state is WorkerState.READY)
+    assert seen[-1] == (WorkerState.READY, [2, 2])
+    assert all(state is not WorkerState.READY for state, _ in seen[:-1])
+    await bench.fleet.close()
+
+
 async def test_a_controller_that_breaks_is_not_silent(tmp_path):
     bench = Bench(tmp_path, 1)
     await bench.fleet.start()

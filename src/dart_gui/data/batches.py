@@ -140,6 +140,7 @@ class BatchBook:
                     finished_at=sa.func.current_timestamp(),
                 )
             )
+            self._name_weights(conn, version, path)
             self._mark_published(conn, train_step, version)
             self._mend_ladder(conn)
         return WeightsRef(policy_version=version, path=path)
@@ -264,6 +265,15 @@ class BatchBook:
                 check_move(f"batch {row.id}", old, new)
             update = sa.update(train_batch).where(b.id == row.id)
             conn.execute(update.values(state=new, policy_version=version))
+
+    def _name_weights(self, conn: sa.Connection, version: int, path: str) -> None:
+        """The runner may store trajectories of the initial weights before the trainer is up to
+        publish them: only now their path is known."""
+        t, r = trajectory.c, rollout_run.c
+        of_version = (t.run_id == self._run_id, t.version_max == version)
+        ids = sa.select(t.trajectory_id).where(*of_version)
+        unnamed = (r.run_id == self._run_id, r.model_version.is_(None), r.trajectory_id.in_(ids))
+        conn.execute(sa.update(rollout_run).where(*unnamed).values(model_version=path))
 
     def _finish(self, conn: sa.Connection, batch_id: int, old: BatchState) -> None:
         ids = groups.of_batch(conn, self._run_id, batch_id)

@@ -99,6 +99,9 @@ class BlobStore:
         """
         return self._read(self.image_path(sha256), sha256)
 
+    def has_trajectory(self, trajectory_id: str) -> bool:
+        return self._exists(self.trajectory_path(trajectory_id))
+
     def put_trajectory(self, trajectory_id: str, data: bytes) -> None:
         self._write(self.trajectory_path(trajectory_id), data)
 

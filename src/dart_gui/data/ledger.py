@@ -8,10 +8,12 @@ run happen one after another, and what a transaction reads stays true until it c
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -25,19 +27,26 @@ BUSY_TIMEOUT_S = 30.0
 class Ledger:
     """The rows of one run in the database at ``url`` (an SQLAlchemy URL), created where missing.
 
+    With ``read_only`` nothing is created or changed, and the run must be there.
+
     Raises:
         ConfigError: the URL or its driver is unknown.
         DataError: the database cannot be opened, or a newer version of dart-gui made it.
     """
 
-    def __init__(self, url: str, *, run_id: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, url: str, *, run_id: str, clock: Callable[[], float], read_only: bool = False
+    ) -> None:
         self.run_id = run_id
         self.clock = clock
-        self._engine = _create_engine(url)
+        self._engine = _create_engine(url, read_only=read_only)
         self._is_sqlite = self._engine.dialect.name == "sqlite"
         self._name = self._engine.url.render_as_string(hide_password=True)
         try:
-            self._prepare()
+            if read_only:
+                self._require_run()
+            else:
+                self._prepare()
         except DataError:
             self.close()
             raise
@@ -75,13 +84,11 @@ class Ledger:
                 )
             elif version < schema.SCHEMA_VERSION:
                 self._upgrade(conn, version)
-            elif version > schema.SCHEMA_VERSION:
-                raise DataError(
-                    f"the ledger {self._name} has schema version {version}, this dart-gui knows "
-                    f"{schema.SCHEMA_VERSION}: open it with the version of dart-gui that made it, "
-                    "or set data.ledger to a new one"
-                )
-            self._register_run(conn)
+            else:
+                self._check_version(version)
+            if not self._has_run(conn):
+                run = {"run_id": self.run_id, "created_at": self.clock()}
+                conn.execute(sa.insert(schema.training_run).values(run))
 
     @staticmethod
     def _upgrade(conn: sa.Connection, version: int) -> None:
@@ -93,10 +100,28 @@ class Ledger:
         current = sa.update(schema.ledger_meta).where(name == "schema_version")
         conn.execute(current.values(value=str(schema.SCHEMA_VERSION)))
 
-    def _register_run(self, conn: sa.Connection) -> None:
-        runs = schema.training_run
-        if conn.scalar(sa.select(runs.c.run_id).where(runs.c.run_id == self.run_id)) is None:
-            conn.execute(sa.insert(runs).values(run_id=self.run_id, created_at=self.clock()))
+    def _require_run(self) -> None:
+        with self.reading() as conn:
+            version = self._schema_version(conn)
+            if version is not None:
+                self._check_version(version)
+            if version is None or not self._has_run(conn):
+                raise DataError(
+                    f"the ledger {self._name} knows no run {self.run_id}: a run's folder keeps the "
+                    "name that it was made with, and data.ledger in its config.toml the place"
+                )
+
+    def _check_version(self, version: int) -> None:
+        if version != schema.SCHEMA_VERSION:
+            raise DataError(
+                f"the ledger {self._name} has schema version {version}, this dart-gui knows "
+                f"{schema.SCHEMA_VERSION}: open it with the version of dart-gui that made it, "
+                "or set data.ledger to a new one"
+            )
+
+    def _has_run(self, conn: sa.Connection) -> bool:
+        run_id = schema.training_run.c.run_id
+        return conn.scalar(sa.select(run_id).where(run_id == self.run_id)) is not None
 
     def _schema_version(self, conn: sa.Connection) -> int | None:
         if not sa.inspect(conn).has_table(schema.ledger_meta.name):
@@ -121,7 +146,7 @@ class Ledger:
             ) from error
 
 
-def _create_engine(url: str) -> sa.Engine:
+def _create_engine(url: str, *, read_only: bool) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
     except exc.ArgumentError as error:
@@ -131,7 +156,9 @@ def _create_engine(url: str) -> sa.Engine:
         ) from error
     options: dict[str, Any] = {}
     is_sqlite = parsed.get_backend_name() == "sqlite"
-    if is_sqlite:
+    if is_sqlite and read_only:
+        options = {"creator": lambda: _connect_read_only(parsed)}
+    elif is_sqlite:
         _make_folder(parsed)
         options = {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
     try:
@@ -142,9 +169,15 @@ def _create_engine(url: str) -> sa.Engine:
             f"data.ledger = {shown!r} needs a driver that is missing: {error}"
         ) from error
     if is_sqlite:
-        sa.event.listen(engine, "connect", _on_connect)
+        sa.event.listen(engine, "connect", _on_connect_read_only if read_only else _on_connect)
         sa.event.listen(engine, "begin", _on_begin)
     return engine
+
+
+def _connect_read_only(url: sa.URL) -> sqlite3.Connection:
+    path = Path(str(url.database)).absolute()
+    uri = f"file:{quote(str(path))}?mode=ro"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
 
 
 def _make_folder(url: sa.URL) -> None:
@@ -161,6 +194,10 @@ def _make_folder(url: sa.URL) -> None:
             f"the folder {folder} of the ledger cannot be made: {error.strerror or error}. "
             "Set data.ledger to a place that can be written"
         ) from error
+
+
+def _on_connect_read_only(dbapi_connection: Any, record: Any) -> None:
+    dbapi_connection.isolation_level = None
 
 
 def _on_connect(dbapi_connection: Any, record: Any) -> None:

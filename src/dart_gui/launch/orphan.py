@@ -1,17 +1,20 @@
 """No child outlives its supervisor, even one that is killed with ``kill -9``.
 
 Linux sends the child SIGTERM when its parent dies (``PR_SET_PDEATHSIG``), so that it ends in order;
-a thread watches the parent as well, and ends the whole process group when order takes too long.
+a thread watches the parent as well, and ends the child with all that it started when order takes
+longer than a few seconds: the next supervisor may be on its way, and each module survives a kill.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 SUPERVISOR_PID = "DART_SUPERVISOR_PID"
 """Environment variable by which a supervisor tells its children who it is."""
@@ -19,7 +22,7 @@ SUPERVISOR_PID = "DART_SUPERVISOR_PID"
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_supervisor(*, grace_s: float = 20.0, poll_s: float = 1.0) -> None:
+def end_with_supervisor(*, grace_s: float = 3.0, poll_s: float = 0.5) -> None:
     """Tie this process to the supervisor named in the environment; without one, do nothing."""
     parent = os.environ.get(SUPERVISOR_PID)
     if not parent:
@@ -42,7 +45,17 @@ class _Watch:
             time.sleep(self._poll_s)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(self._grace_s)
-        # Only a group that this process leads is its own to kill.
-        if os.getpgrp() == os.getpid():
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+        # The browser leads a process group of its own, so the group alone would not do.
+        for pid in descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below ``pid``, as /proc tells; those that end meanwhile may be missing."""
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(word) for word in children.read_text().split()]
+    return [*found, *(below for child in found for below in descendants(child))]

@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_small(commands)
     _add_pool(commands)
     _add_env(commands)
+    _add_db(commands)
     _add_modules(commands)
     return parser
 
@@ -252,6 +253,26 @@ def _add_env(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     parser.add_argument("--all", action="store_true", help="check all tasks, not the default ones")
     parser.add_argument("--seed", type=int, default=0, help="instance to check (default 0)")
+
+
+def _add_db(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser("db", help="check the data of a run", allow_abbrev=False)
+    parser.set_defaults(debug=False)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = _command(
+        actions,
+        "check",
+        summary="audit the ledger of a run against itself and its blobs; changes nothing",
+        examples=(
+            "  dart-gui db check                             the newest run, also while it goes on\n"
+            "  dart-gui db check lr3e-4 --fast               without reading the blobs\n\n"
+            "exit code: 0 nothing is wrong, 1 findings (one line each), 2 it cannot be checked"
+        ),
+    )
+    check.add_argument("run", nargs="?", default="latest", metavar="RUN")
+    check.add_argument(
+        "--fast", action="store_true", help="look whether blobs are there, do not read them"
+    )
 
 
 def _add_modules(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -33,6 +33,9 @@ PERMANENT_EXIT_CODE = 78
 
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
+HEALTHY_S = 300.0
+"""A process that ran for so long is not failing to start: its deaths are counted anew. Else a run of
+weeks would end by the few deaths that a machine has in weeks."""
 
 
 class ProcessState(StrEnum):
@@ -131,11 +134,13 @@ class ManagedProcess:
 
     def __init__(self, spec: ProcessSpec, *, now: Callable[[], float]) -> None:
         self.spec = spec
-        self.restarts = 0
+        self.restarts = 0  # all of them
+        self.restarts_in_a_row = 0  # since it last ran for HEALTHY_S; max_restarts bounds these
         self.exit_code: int | None = None
         self._now = now
         self._state = ProcessState.IDLE
         self._handle: Handle | None = None
+        self._started_at = 0.0
         self._due_at = 0.0  # end of the backoff, or of the patience with a process that stops
 
     @property
@@ -157,6 +162,7 @@ class ManagedProcess:
 
     def start(self) -> None:
         self._enter(ProcessState.RUNNING)
+        self._started_at = self._now()
         self._handle = self.spec.spawn()
 
     def stop(self, *, timeout_s: float | None = None) -> None:
@@ -183,6 +189,7 @@ class ManagedProcess:
         if self._state is ProcessState.BACKOFF:
             if self._now() >= self._due_at:
                 self.restarts += 1
+                self.restarts_in_a_row += 1
                 self.start()
         elif self._handle is not None and not self.has_ended:
             code = self._handle.poll()
@@ -195,15 +202,17 @@ class ManagedProcess:
         assert self._handle is not None
         self._handle.kill()
         self.exit_code = code
+        if self._now() - self._started_at >= HEALTHY_S:
+            self.restarts_in_a_row = 0
         if code == 0 and self.spec.finished():
             self._enter(ProcessState.FINISHED)
         elif self._state is ProcessState.STOPPING:
             self._enter(ProcessState.STOPPED)
-        elif code == PERMANENT_EXIT_CODE or self.restarts >= self.spec.max_restarts:
+        elif code == PERMANENT_EXIT_CODE or self.restarts_in_a_row >= self.spec.max_restarts:
             self._enter(ProcessState.FAILED)
         else:
             self._enter(ProcessState.BACKOFF)
-            self._due_at = self._now() + backoff_s(self.restarts)
+            self._due_at = self._now() + backoff_s(self.restarts_in_a_row)
 
     def _enter(self, state: ProcessState) -> None:
         if state not in TRANSITIONS[self._state]:

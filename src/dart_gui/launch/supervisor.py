@@ -324,7 +324,8 @@ class Supervisor:
         if process.state is ProcessState.BACKOFF:
             self._tools.view.say(
                 f"{process.name} ended with {describe_exit(process.exit_code)}, starting it again "
-                f"({process.restarts + 1} of {process.spec.max_restarts}); log: {process.spec.log}"
+                f"({process.restarts_in_a_row + 1} of {process.spec.max_restarts}); "
+                f"log: {process.spec.log}"
             )
 
     def _ready_version(self) -> int | None:
@@ -356,7 +357,8 @@ class Supervisor:
             self._tools.timing.sleep(TICK_S / 2)
 
     def _why_failed(self, process: ManagedProcess) -> str:
-        times = f"after {process.restarts} restarts " if process.restarts else ""
+        num = process.restarts_in_a_row
+        times = f"after {num} restarts " if num else ""
         tail = last_lines(process.spec.log)
         return (
             f"the process {process.name} ended {times}with {describe_exit(process.exit_code)}, so "

@@ -2,8 +2,11 @@
 
 One controller a worker, level-triggered: at every tick it compares what is with what is wanted, and
 a change only makes the tick sooner. A process that ended is started again, after a growing pause,
-at the newest weights. A worker whose version is behind the desired one goes
-READY -> DRAINING -> LOADING -> READY while fewer than ``max_unavailable`` others are under way.
+at the newest weights. A worker whose version is behind goes READY -> DRAINING -> LOADING -> READY
+while fewer than ``max_unavailable`` others are under way.
+
+Updates come in waves: newer weights wait until every worker has those of the wave. So at most two
+versions are in service at a time, one update apart, however fast the trainer publishes.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ _MIN_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 30.0
 _HEALTHY_S = 60.0
 _UPDATING = (WorkerState.DRAINING, WorkerState.LOADING)
+_SERVING = (WorkerState.READY, *_UPDATING)
 
 
 class Fleet:
@@ -51,6 +55,7 @@ class Fleet:
     ) -> None:
         self.slots = slots
         self.desired = desired
+        self._wave = desired  # what the workers are brought to at present
         self.update_error: str | None = None
         self._new_process = new_process
         self._fallbacks = [base]  # the newest weights that some worker has taken come last
@@ -145,8 +150,12 @@ class Fleet:
         except SetupError as error:
             self._on_start_error(slot, weights, error)
         else:
-            slot.move(WorkerState.READY)
-            await self._serve_until_end(slot, process)
+            if self._is_behind(slot):  # the wave moved on while it started
+                await self._take(slot, process)
+            else:
+                slot.move(WorkerState.READY)
+            if slot.state is WorkerState.READY:
+                await self._serve_until_end(slot, process)
         if slot.state is not WorkerState.DEAD:
             slot.move(WorkerState.DEAD)
         await process.close()
@@ -162,9 +171,10 @@ class Fleet:
         log.warning("%s ended with status %s", slot.worker_id, ended.result())
 
     def _start_weights(self) -> WeightsRef:
-        """The newest whose folder is there: an old one is honest about its version, and the trainer
-        will publish again, while no service at all would stop the run."""
-        wanted = [self.desired] if self.desired.policy_version != self._failed_version else []
+        """Those of the wave, else the newest whose folder is there: an old one is honest about its
+        version, and the trainer will publish again, while no service at all would stop the run."""
+        aim = self._aim()
+        wanted = [aim] if aim.policy_version != self._failed_version else []
         candidates = [*wanted, *reversed(self._fallbacks)]
         return next((ref for ref in candidates if Path(ref.path).is_dir()), candidates[-1])
 
@@ -192,12 +202,25 @@ class Fleet:
 
     # --- the rolling update ----------------------------------------------------------------
 
+    def _aim(self) -> WeightsRef:
+        """The weights of the wave. It moves on to the newest when every worker that serves has
+        them, when none has begun to take them, or when they were refused."""
+        wave = self._wave.policy_version
+        serving = [slot for slot in self.slots if slot.state in _SERVING]
+        num_there = sum(slot.policy_version >= wave for slot in serving)
+        is_begun = num_there > 0 or any(slot.state is WorkerState.LOADING for slot in serving)
+        if num_there == len(serving) or not is_begun or wave == self._failed_version:
+            self._wave = self.desired
+        return self._wave
+
+    def _is_behind(self, slot: WorkerSlot) -> bool:
+        wanted = self._aim().policy_version
+        return slot.policy_version < wanted and wanted != self._failed_version
+
     def _may_update(self, slot: WorkerSlot) -> bool:
-        wanted = self.desired.policy_version
-        behind = slot.policy_version < wanted and wanted != self._failed_version
         num_updating = sum(other.state in _UPDATING for other in self.slots)
         ready = slot.state is WorkerState.READY
-        return ready and behind and num_updating < self._max_unavailable
+        return ready and num_updating < self._max_unavailable and self._is_behind(slot)
 
     async def _update(self, slot: WorkerSlot, process: WorkerProcess) -> None:
         slot.move(WorkerState.DRAINING)
@@ -207,10 +230,13 @@ class Fleet:
                     await self._change()
         except TimeoutError:
             self.fail(process, f"requests in flight after draining for {self._drain_timeout_s} s")
-        if slot.state is WorkerState.DEAD:
-            return
+        if slot.state is not WorkerState.DEAD:
+            await self._take(slot, process)
+
+    async def _take(self, slot: WorkerSlot, process: WorkerProcess) -> None:
+        """Load the weights of the wave, with nothing in flight; the slot is READY or DEAD then."""
+        weights = self._aim()  # read again: a newer version may have come while it drained
         slot.move(WorkerState.LOADING)
-        weights = self.desired  # read again: a newer version may have come while it drained
         try:
             slot.policy_version = await self._load(process, weights)
             self._verify(slot, weights)

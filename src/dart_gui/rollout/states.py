@@ -16,7 +16,7 @@ class WorkerState(StrEnum):
 
 
 TRANSITIONS: dict[WorkerState, frozenset[WorkerState]] = {
-    WorkerState.STARTING: frozenset({WorkerState.READY, WorkerState.DEAD}),
+    WorkerState.STARTING: frozenset({WorkerState.READY, WorkerState.LOADING, WorkerState.DEAD}),
     WorkerState.READY: frozenset({WorkerState.DRAINING, WorkerState.DEAD}),
     WorkerState.DRAINING: frozenset({WorkerState.LOADING, WorkerState.DEAD}),
     WorkerState.LOADING: frozenset({WorkerState.READY, WorkerState.DEAD}),

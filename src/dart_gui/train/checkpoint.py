@@ -17,10 +17,10 @@ import torch
 
 from dart_gui.errors import DataError, boundary
 from dart_gui.model.policy_model import PolicyModel
+from dart_gui.train.checkpoint_files import OPTIMIZER_FILE, STATE_FILE
 from dart_gui.train.trainer import Trainer
 
-OPTIMIZER_FILE = "optimizer.pt"
-STATE_FILE = "state.json"
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +57,8 @@ def load_checkpoint(trainer: Trainer, folder: Path) -> TrainerState:
         DataError: a part is missing or cannot be read.
     """
     hint = (
-        f"the checkpoint {folder} is damaged. Remove that folder to resume from the one before it, "
-        "or start a new run"
+        f"the checkpoint {folder} is damaged. Restore it from a backup, or start a new run with "
+        "model.path at an older checkpoint"
     )
     with boundary(DataError, hint):
         state = TrainerState(**json.loads((folder / STATE_FILE).read_text()))
@@ -86,6 +86,12 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def discard_partial(parent: Path) -> None:
+    """Delete what a killed trainer left half-written in ``parent``."""
+    for partial in parent.glob(f".*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes the name ``folder`` at the end, or is removed again.
@@ -96,11 +102,10 @@ def _whole(folder: Path) -> Iterator[Path]:
         f"cannot write {folder}, and nothing of it is left. Check that its disk has space (df -h) "
         "and that it can be written to, then continue with `dart-gui train --resume`"
     )
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}{PARTIAL}")
     try:
         with boundary(DataError, hint):
-            for stale in folder.parent.glob(".*.partial"):  # of a process that was killed
-                shutil.rmtree(stale, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             yield partial
             _remove(folder)

@@ -23,6 +23,7 @@ from dart_gui.data.records import Batch
 from dart_gui.metrics import MetricsWriter
 from dart_gui.train.checkpoint import (
     TrainerState,
+    discard_partial,
     load_checkpoint,
     prune,
     save_checkpoint,
@@ -92,6 +93,8 @@ class TrainLoop:
 
     def restore(self) -> None:
         """Start from the newest durable checkpoint, or from the initial model as version 0."""
+        for folder in ("weights", "checkpoints"):
+            discard_partial(self._run_dir / folder)
         found = self._data.latest_checkpoint()
         if found is None:
             returned = self._data.resume_from(0)
@@ -124,15 +127,21 @@ class TrainLoop:
         measured = self._trainer.step(batch)
         self.train_step = batch.train_step
         save_started = self._monotonic()
-        folder = self._run_dir / "weights" / f"step-{self.train_step:06d}"
+        folder = self._run_dir / "weights" / f"v{self._next_version():06d}"
         save_model(self._trainer.policy, folder)
         weights = self._data.publish_version(self.train_step, str(folder.resolve()))
         self._publisher.publish(weights)
         if self.train_step % self._config.train.checkpoint_every == 0:
             self._checkpoint()
         save_s = self._monotonic() - save_started
-        prune(_steps(self._run_dir / "weights"), self._config.train.keep_weights)
+        prune(sorted(folder.parent.glob("v*")), self._config.train.keep_weights)
         self._report(batch, measured, weights, wait_s=wait_s, save_s=save_s)
+
+    def _next_version(self) -> int:
+        """Folders are named by it, never by the train step: a step that is trained again after a
+        crash makes other weights, and a version must not change its content."""
+        latest = self._data.latest_version()
+        return 0 if latest is None else latest + 1
 
     def _checkpoint(self) -> None:
         if self._checkpointed_at == self.train_step:
@@ -147,7 +156,9 @@ class TrainLoop:
         self._data.acknowledge(self.train_step, str(folder))
         self._checkpointed_at = self.train_step
         self._metrics.log("data_flow", train_step=self.train_step, tasks=self._data.task_flow())
-        prune(_steps(folder.parent), self._config.train.keep_checkpoints)
+        # A later one that a killed trainer saved and did not acknowledge must not count as kept.
+        finished = [each for each in _steps(folder.parent) if each.name <= folder.name]
+        prune(finished, self._config.train.keep_checkpoints)
         log.info("checkpoint at train step %d", self.train_step)
 
     def _report(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from dart_gui.config import Config, load
 from dart_gui.data.manager import DataManager
-from dart_gui.errors import AuthError, PolicyError, SetupError
-from dart_gui.files import write_whole, writing
+from dart_gui.errors import AuthError, PolicyError
+from dart_gui.files import write_whole
 from dart_gui.metrics import MetricsWriter
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.rollout.client import RolloutClient
@@ -72,28 +70,6 @@ class ServicePublisher:
             await client.publish(weights)
 
 
-@contextmanager
-def only_trainer(run_dir: Path) -> Iterator[None]:
-    """Hold the run's trainer lock, which the kernel drops with the process.
-
-    Raises:
-        SetupError: another trainer works on this run.
-        DataError: its folder cannot be written.
-    """
-    path = run_dir / "trainer.lock"
-    with writing(f"the lock {path}"):
-        lock = path.open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SetupError(
-                f"another trainer works on {run_dir}: two would train the same groups. "
-                "Stop it first, or start a run of its own"
-            ) from None
-        yield
-
-
 def build_trainer(config: Config, read_image: Callable[[str], bytes]) -> Trainer:
     """The trainer of this process, whose torch threads and seed become those of ``config``."""
     torch.set_num_threads(config.launch.threads)
@@ -112,7 +88,7 @@ def run(run_dir: Path) -> int:
     """Train until a limit is reached or SIGTERM comes. Returns the exit status."""
     config = load(run_dir / "config.toml")
     metrics = MetricsWriter(run_dir / "metrics.jsonl", "trainer")
-    with only_trainer(run_dir), DataManager.open(run_dir, config) as data:
+    with DataManager.open(run_dir, config) as data:
         trainer = build_trainer(config, data.load_image)
         loop = TrainLoop(
             run_dir,
