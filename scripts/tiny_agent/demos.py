@@ -1,12 +1,12 @@
 """Demonstrations for the warm start: scripted solutions of the default tasks in the real browser.
 
-    python scripts/tiny_agent/demos.py DEMOS --episodes 315
+    python scripts/tiny_agent/demos.py DEMOS --episodes 400
 
 Each line of ``DEMOS/demos.jsonl`` is one step as the agent would have seen it: the chat messages
-(screenshots by hash, under ``DEMOS/images``) and the reply that a demonstrator gives. The demonstrator
-knows the solution and has a shaky hand (``--shake``): a click that misses its target is executed and
-imitated as it fell, and where the page allows it the demonstrator tries again. So the agent learns what
-to aim at, and to miss: to hit is left for reinforcement learning. Seeds are training seeds.
+(screenshots by hash, under ``DEMOS/images``), the reply that a demonstrator gives, and the box of the
+points that would be as good. The demonstrator knows the solution and has a shaky hand (``--shake``): a
+click that misses its target is executed as it fell, and where the page allows it the demonstrator tries
+again, so the pages after a miss are among the steps. Seeds are training seeds.
 """
 
 from __future__ import annotations

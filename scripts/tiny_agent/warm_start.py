@@ -2,9 +2,9 @@
 
     python scripts/tiny_agent/warm_start.py MODEL DEMOS OUT --steps 1500
 
-Imitation stops early, on purpose: the shipped agent is a beginner that knows the screens and the
-grammar and often misses. The rest is for reinforcement learning. Runs on one core; a snapshot every
-``--save-every`` steps lies in ``OUT/step-*``.
+The demonstrator's hand is set here (``--shake``, ``--offset``), so that one set of demonstrations makes
+agents that hit and agents that miss: the shipped one knows what to aim at and misses, which is left for
+reinforcement learning. Runs on one core; a snapshot every ``--save-every`` steps lies in ``OUT/step-*``.
 """
 
 from __future__ import annotations
