@@ -80,7 +80,8 @@ class EnvConfig(Section):
 
 
 class RolloutConfig(Section):
-    engine: Literal["transformers", "fake"] = "transformers"
+    engine: Literal["transformers", "vllm", "fake"] = "transformers"
+    """``vllm`` runs one vLLM server per worker, see ``[vllm]``; ``fake`` has no model."""
     num_workers: PositiveInt = 1
     """Worker processes, each with a copy of the weights."""
     host: str = "127.0.0.1"
@@ -105,6 +106,29 @@ class RolloutConfig(Section):
     """A request that has no answer by then fails."""
     image_cache_mb: PositiveInt = 256
     """Screenshots that the service remembers by hash."""
+
+
+class VllmConfig(Section):
+    executable: str = "vllm"
+    """``vllm`` of the environment that has it, which need not be this one."""
+    urls: list[str] = []
+    """Servers that run already (``http://...`` or ``unix:<path>``), one per worker, instead of starting
+    them. They need
+    ``VLLM_SERVER_DEV_MODE=1`` and ``--logprobs-mode processed_logprobs``, and see the run's folder
+    under the same path."""
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs of one worker. Worker ``i`` takes the ``i``-th group of the visible ones."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Of each GPU's memory, for weights and KV cache."""
+    top_logprobs: Annotated[int, Field(ge=1, le=100)] = 20
+    """Alternatives per token from which the entropy of a step is estimated (a lower bound: what is
+    left counts as one outcome)."""
+    args: list[str] = []
+    """Further flags of ``vllm serve``; they win over those above."""
+    env: list[str] = []
+    """``NAME=value``, environment of the servers."""
+    start_timeout_s: Seconds = 600.0
+    """Time for a server to load the model and answer."""
 
 
 class RunnerConfig(Section):
@@ -201,6 +225,7 @@ class Config(Section):
     agent: AgentConfig = AgentConfig()
     env: EnvConfig = EnvConfig()
     rollout: RolloutConfig = RolloutConfig()
+    vllm: VllmConfig = VllmConfig()
     runner: RunnerConfig = RunnerConfig()
     data: DataConfig = DataConfig()
     curation: CurationConfig = CurationConfig()
@@ -226,6 +251,13 @@ class Config(Section):
                 f"rollout.max_unavailable = {self.rollout.max_unavailable} exceeds "
                 f"rollout.num_workers = {self.rollout.num_workers}"
             )
+        if self.vllm.urls and len(self.vllm.urls) != self.rollout.num_workers:
+            raise ValueError(
+                f"vllm.urls names {len(self.vllm.urls)} servers for rollout.num_workers = "
+                f"{self.rollout.num_workers}: one server per worker"
+            )
+        if wrong := [item for item in self.vllm.env if "=" not in item]:
+            raise ValueError(f"vllm.env: {wrong[0]!r} is not of the form NAME=value")
         if self.train.num_minibatches > self.train.groups_per_step:
             raise ValueError(
                 f"train.num_minibatches = {self.train.num_minibatches} exceeds "

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dart_gui.errors import SetupError
+from dart_gui.rollout.fingerprint import Agreement
 from dart_gui.rollout.states import WorkerSlot, WorkerState
 from dart_gui.rollout.worker_process import (
     LoadBusyError,
@@ -55,6 +56,7 @@ class Fleet:
         self._new_process = new_process
         self._fallbacks = [base]  # the newest weights that some worker has taken come last
         self._failed_version = -1
+        self._agreement = Agreement()
         self._max_unavailable = max_unavailable
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
@@ -142,6 +144,7 @@ class Fleet:
         try:
             slot.policy_version = await process.start(weights)
             self._verify(slot, weights)
+            self._compare(slot, process, fresh=True)
         except SetupError as error:
             self._on_start_error(slot, weights, error)
         else:
@@ -184,6 +187,15 @@ class Fleet:
         if weights.policy_version > self._fallbacks[-1].policy_version:
             self._fallbacks[1:] = [weights]
 
+    def _compare(self, slot: WorkerSlot, process: WorkerProcess, *, fresh: bool) -> None:
+        suspect = self._agreement.suspect(
+            slot.worker_id, slot.policy_version, process.fingerprint, fresh=fresh
+        )
+        if suspect == slot.worker_id:
+            raise WorkerGoneError("its weights are not those of the other workers")
+        if suspect is not None:
+            self.fail(self._processes[suspect], "its weights are not those of a fresh start")
+
     def _reject(self, weights: WeightsRef, reason: str) -> None:
         """These weights are not tried again: only a newer version ends the state."""
         self._failed_version = weights.policy_version
@@ -214,6 +226,7 @@ class Fleet:
         try:
             slot.policy_version = await self._load(process, weights)
             self._verify(slot, weights)
+            self._compare(slot, process, fresh=False)
         except LoadRefusedError as error:
             self._reject(weights, str(error))
         except (WorkerGoneError, SetupError) as error:

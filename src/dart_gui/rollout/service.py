@@ -47,6 +47,7 @@ from dart_gui.rollout.images import (
 )
 from dart_gui.rollout.router import Router
 from dart_gui.rollout.states import WorkerSlot, WorkerState
+from dart_gui.rollout.vllm_workers import worker_vllm
 from dart_gui.rollout.worker import MAX_REQUEST_BYTES, WorkerSettings
 from dart_gui.rollout.worker_process import WorkerProcess
 from dart_gui.types import WeightsRef
@@ -355,4 +356,6 @@ def _worker_settings(config: Config, worker_id: str, path: Path) -> WorkerSettin
         dtype=config.model.dtype,
         threads=config.launch.threads,
         image_cache_bytes=config.rollout.image_cache_mb * 2**20,
+        request_timeout_s=config.rollout.request_timeout_s,
+        vllm=worker_vllm(config, worker_id) if config.rollout.engine == "vllm" else None,
     )

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.types import SamplingParams, WeightsRef
 
 
@@ -36,6 +37,10 @@ class Engine(Protocol):
 
     @property
     def policy_version(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Of the weights in service; None where the engine takes none."""
 
     @property
     def busy_s(self) -> float:

@@ -89,6 +89,10 @@ class FakeEngine:
         return self._policy_version
 
     @property
+    def fingerprint(self) -> None:
+        return None
+
+    @property
     def busy_s(self) -> float:
         with self._lock:
             running = self._clock() - self._busy_since if self._num_in_flight else 0.0

@@ -100,6 +100,10 @@ class TransformersEngine:
         return self._version
 
     @property
+    def fingerprint(self) -> None:
+        return None
+
+    @property
     def busy_s(self) -> float:
         return self._busy_s
 
