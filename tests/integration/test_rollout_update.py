@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import aiohttp
 import pytest
 
 from dart_gui.config import from_dict
@@ -144,6 +145,48 @@ async def test_weights_that_cannot_be_loaded_leave_the_old_ones_in_service(tmp_p
         await client.publish(WeightsRef(policy_version=2, path=folder(tmp_path / "v2")))
         await until(serves(client, 2))
         assert (await client.status()).update_error is None
+
+
+async def update_job(http, update_id):
+    async with http.get(f"/updates/{update_id}") as response:
+        return response.status, await response.json()
+
+
+async def test_an_update_is_a_job_that_can_be_watched(tmp_path):
+    model = folder(tmp_path / "model")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with (
+        serve(config(model), token=TOKEN) as service,
+        aiohttp.ClientSession(service.url, headers=headers) as http,
+    ):
+        weights = {"policy_version": 1, "path": folder(tmp_path / "v1")}
+        async with http.post("/weights", json=weights) as response:
+            update_id = (await response.json())["update_id"]
+
+        async def done():
+            return (await update_job(http, update_id))[1]["state"] == "done"
+
+        await until(done)
+        _, job = await update_job(http, update_id)
+        assert job["weights"] == weights
+        assert [worker["policy_version"] for worker in job["workers"]] == [1, 1]
+        assert job["ended_at"] >= job["created_at"]
+        async with http.post("/weights", json=weights) as response:
+            assert "update_id" not in await response.json()
+
+        bad = {"policy_version": 2, "path": str(tmp_path / "missing")}
+        async with http.post("/weights", json=bad) as response:
+            update_id = (await response.json())["update_id"]
+
+        async def failed():
+            return (await update_job(http, update_id))[1]["state"] == "failed"
+
+        await until(failed)
+        assert "are not a folder" in (await update_job(http, update_id))[1]["error"]
+        assert (await update_job(http, "update-77"))[0] == 404
+        async with http.get("/updates") as response:
+            states = [job["state"] for job in (await response.json())["updates"]]
+        assert states == ["done", "failed"]
 
 
 async def test_a_worker_that_hangs_is_replaced(tmp_path):

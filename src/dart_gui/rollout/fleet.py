@@ -88,6 +88,10 @@ class Fleet:
         slot.move(WorkerState.DEAD)
         process.kill()
 
+    def refusal(self, version: int) -> str | None:
+        """Why no worker takes this version, None while it is not refused."""
+        return self.update_error if version == self._failed_version else None
+
     async def wait(self) -> None:
         """Until a controller ends, which it never should: raises what ended it."""
         done, _ = await asyncio.wait(self._controllers, return_when=asyncio.FIRST_COMPLETED)

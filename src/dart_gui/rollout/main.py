@@ -17,6 +17,7 @@ from dart_gui.config import Config, load
 from dart_gui.errors import DataError
 from dart_gui.rollout.service import serve
 from dart_gui.rollout.token import read_token
+from dart_gui.rollout.updates import UpdateJob
 from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ def run(run_dir: Path) -> int:
     """Serve the run until SIGTERM or SIGINT; returns the exit status.
 
     ``status/rollout.json`` ({"url", "pid"}) appears when the service is ready.
-    ``status/weights.json`` keeps the newest published weights, with which a restart comes up.
+    ``status/weights.json`` keeps the newest published weights, with which a restart comes up, and
+    ``status/updates.json`` the jobs that brought the workers to it.
 
     Raises:
         DartError: the configuration, the token, the port or the model is wrong.
@@ -52,12 +54,19 @@ async def _serve(run_dir: Path, config: Config, token: str) -> None:
     status_dir = run_dir / "status"
     weights_path = status_dir / "weights.json"
     status_path = status_dir / "rollout.json"
+    updates_path = status_dir / "updates.json"
+
+    def save_updates(jobs: list[UpdateJob]) -> None:
+        write_json(updates_path, {"updates": [job.to_json() for job in jobs]})
+
     async with serve(
         config,
         token=token,
         weights=read_weights(weights_path),
         preferred_port=_last_port(status_path),
         on_publish=lambda weights: write_json(weights_path, asdict(weights)),
+        updates=read_updates(updates_path),
+        on_updates=save_updates,
     ) as running:
         write_json(status_path, {"url": running.url, "pid": os.getpid()})
         log.info("serving at %s", running.url)
@@ -77,6 +86,22 @@ def read_weights(path: Path) -> WeightsRef | None:
         raise DataError(
             f"{path} does not name the newest weights: {error!r}. Delete it to serve model.path "
             "until the trainer publishes again."
+        ) from None
+
+
+def read_updates(path: Path) -> list[UpdateJob]:
+    """Raises:
+    DataError: the file is there and is not what :func:`run` writes.
+    """
+    if not path.exists():
+        return []
+    try:
+        trees = json.loads(path.read_text(encoding="utf-8"))["updates"]
+        return [UpdateJob.from_json(tree) for tree in trees]
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise DataError(
+            f"{path} does not hold the weight updates: {error}. Delete it to forget them; the "
+            "workers go to the newest weights all the same."
         ) from None
 
 

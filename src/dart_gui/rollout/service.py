@@ -1,21 +1,18 @@
 """The rollout service: an OpenAI-compatible server in front of N worker processes.
 
 Routes, all with a bearer token: ``PUT /images/{sha256}``, ``POST /v1/chat/completions``,
-``GET /v1/models``, ``POST /weights``, ``GET /status``, ``GET /health``. A screenshot is put once
-under the hash of its PNG and named by it afterwards; data URLs work too.
+``GET /v1/models``, ``POST /weights``, ``GET /updates``, ``GET /updates/{id}``, ``GET /status``,
+``GET /health``. A screenshot is put once under the hash of its PNG and named by it afterwards; data
+URLs work too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import itertools
 import logging
 import os
-import secrets
-import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +21,8 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from dart_gui.config import Config
-from dart_gui.errors import SetupError
+from dart_gui.rollout.assembly import capacity, chat_defaults, new_fleet, socket_dir
+from dart_gui.rollout.binding import bind
 from dart_gui.rollout.chat import ChatDefaults, ChatRequest, parse_request
 from dart_gui.rollout.dispatch import Dispatcher
 from dart_gui.rollout.fleet import Fleet
@@ -47,9 +45,8 @@ from dart_gui.rollout.images import (
 )
 from dart_gui.rollout.router import Router
 from dart_gui.rollout.states import WorkerSlot, WorkerState
-from dart_gui.rollout.vllm_workers import worker_vllm
-from dart_gui.rollout.worker import MAX_REQUEST_BYTES, WorkerSettings
-from dart_gui.rollout.worker_process import WorkerProcess
+from dart_gui.rollout.updates import UpdateJob, Updates
+from dart_gui.rollout.worker import MAX_REQUEST_BYTES
 from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
@@ -65,6 +62,7 @@ class RolloutService:
         fleet: Fleet,
         router: Router,
         dispatcher: Dispatcher,
+        updates: Updates,
         *,
         defaults: ChatDefaults,
         image_cache_bytes: int,
@@ -73,6 +71,7 @@ class RolloutService:
         self._fleet = fleet
         self._router = router
         self._dispatcher = dispatcher
+        self._updates = updates
         self._defaults = defaults
         self._images = ImageCache(image_cache_bytes)
         self._on_publish = on_publish
@@ -84,6 +83,8 @@ class RolloutService:
         app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"])
         app.add_api_route("/v1/models", self.models, methods=["GET"])
         app.add_api_route("/weights", self.publish, methods=["POST"])
+        app.add_api_route("/updates", self.list_updates, methods=["GET"])
+        app.add_api_route("/updates/{update_id}", self.update, methods=["GET"])
         app.add_api_route("/status", self.status, methods=["GET"])
         app.add_api_route("/health", self.health, methods=["GET"])
         return app
@@ -155,7 +156,7 @@ class RolloutService:
         return json_response({"object": "list", "data": [model]})
 
     async def publish(self, request: Request) -> Response:
-        """Sets what the workers should serve and returns at once: /status tells their progress."""
+        """Sets what the workers should serve and returns at once: /updates/{id} tells the progress."""
         body = await read_json(request, 2**20)
         version, path = body.get("policy_version"), body.get("path")
         if isinstance(version, bool) or not isinstance(version, int) or version < 0:
@@ -164,10 +165,21 @@ class RolloutService:
             raise bad_request("path must name a Hugging Face folder")
         weights = WeightsRef(policy_version=version, path=os.path.abspath(path))
         accepted = self._fleet.publish(weights)
+        answer = {"accepted": accepted, "desired_version": self._fleet.desired.policy_version}
         if accepted:
             self._on_publish(weights)
-        desired = self._fleet.desired.policy_version
-        return json_response({"accepted": accepted, "desired_version": desired})
+            answer["update_id"] = self._updates.begin(weights).update_id
+        return json_response(answer)
+
+    async def list_updates(self) -> Response:
+        return json_response({"updates": [job.to_json() for job in self._updates.all()]})
+
+    async def update(self, update_id: str) -> Response:
+        job = self._updates.get(update_id)
+        if job is None:
+            raise ApiError(404, "invalid_request_error", f"there is no update {update_id!r:.80}")
+        workers = [_worker_status(slot) for slot in self._fleet.slots]
+        return json_response(job.to_json() | {"workers": workers})
 
     async def status(self) -> Response:
         return json_response(
@@ -226,7 +238,7 @@ class RunningService:
                 task.cancel()
 
 
-def _ignore(_: WeightsRef) -> None:
+def _ignore(_: object) -> None:
     return
 
 
@@ -238,27 +250,31 @@ async def serve(
     weights: WeightsRef | None = None,
     preferred_port: int = 0,
     on_publish: Callable[[WeightsRef], None] = _ignore,
+    updates: Sequence[UpdateJob] = (),
+    on_updates: Callable[[list[UpdateJob]], None] = _ignore,
 ) -> AsyncIterator[RunningService]:
     """Serve from entry, when every worker is ready, to exit, when every process has ended.
 
     ``weights`` are the newest published ones, None for ``model.path`` at version 0; ``on_publish``
     is called with each newer version before it is acknowledged. ``preferred_port`` is tried where
-    the configuration asks for any free port.
+    the configuration asks for any free port. ``updates`` are the jobs known before a restart;
+    ``on_updates`` gets all of them after each change.
 
     Raises:
         SetupError: the port is taken, or a worker cannot start.
     """
     base = WeightsRef(policy_version=0, path=config.model.path)
-    sock = _bind(config.rollout.host, config.rollout.port, preferred_port)
-    with sock, tempfile.TemporaryDirectory(prefix="dart-", dir=_socket_dir()) as folder:
-        fleet = _new_fleet(config, Path(folder), base=base, desired=weights or base)
-        router = Router(fleet.slots, capacity=_capacity(config.rollout.max_batch_size))
+    sock = bind(config.rollout.host, config.rollout.port, preferred_port)
+    with sock, tempfile.TemporaryDirectory(prefix="dart-", dir=socket_dir()) as folder:
+        fleet = new_fleet(config, Path(folder), base=base, desired=weights or base)
+        router = Router(fleet.slots, capacity=capacity(config.rollout.max_batch_size))
         dispatcher = Dispatcher(router, fleet, timeout_s=config.rollout.request_timeout_s)
         service = RolloutService(
             fleet,
             router,
             dispatcher,
-            defaults=_defaults(config),
+            Updates(fleet.slots, refusal=fleet.refusal, jobs=updates, save=on_updates),
+            defaults=chat_defaults(config),
             image_cache_bytes=config.rollout.image_cache_mb * 2**20,
             on_publish=on_publish,
         )
@@ -272,90 +288,3 @@ async def serve(
             await service.drain(_DRAIN_S)
             await server.close()
             await fleet.close()
-
-
-def _socket_dir() -> str | None:
-    """The path of a Unix socket has at most 107 bytes (103 on macOS)."""
-    return None if len(os.fsencode(tempfile.gettempdir())) < 70 else "/tmp"
-
-
-def _capacity(max_batch_size: int) -> int:
-    """A few more than are decoded at once: the engine starts the next without a round trip."""
-    return max_batch_size + max(1, max_batch_size // 4)
-
-
-def _bind(host: str, port: int, preferred: int) -> socket.socket:
-    if port == 0 and preferred:
-        try:
-            return _bind_one(host, preferred)
-        except OSError:
-            log.info("port %d of the last start is taken: using another one", preferred)
-    try:
-        return _bind_one(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise SetupError(
-                f"rollout.port = {port} on {host} is taken by another process. Stop that process, "
-                "or set rollout.port to another port, or to 0 for a free one."
-            ) from None
-        raise SetupError(
-            f"cannot listen on rollout.host = {host!r}, rollout.port = {port}: "
-            f"{error.strerror or error}. Use an address of this machine, such as 127.0.0.1."
-        ) from None
-
-
-def _bind_one(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _defaults(config: Config) -> ChatDefaults:
-    return ChatDefaults(
-        model=Path(config.model.path).name or config.model.path,
-        temperature=config.rollout.temperature,
-        max_tokens=config.rollout.max_tokens,
-        max_context=config.rollout.max_context,
-        draw_seed=lambda: secrets.randbits(63),
-    )
-
-
-def _new_fleet(config: Config, folder: Path, *, base: WeightsRef, desired: WeightsRef) -> Fleet:
-    numbers = itertools.count()
-
-    def new_process(slot: WorkerSlot) -> WorkerProcess:
-        # a socket of its own for each start: the one of a killed process stays on disk
-        path = folder / f"{slot.worker_id}-{next(numbers)}.sock"
-        return WorkerProcess(slot, _worker_settings(config, slot.worker_id, path))
-
-    return Fleet(
-        [WorkerSlot(worker_id=f"worker-{index}") for index in range(config.rollout.num_workers)],
-        new_process,
-        base=base,
-        desired=desired,
-        max_unavailable=config.rollout.max_unavailable,
-        drain_timeout_s=config.rollout.request_timeout_s,
-    )
-
-
-def _worker_settings(config: Config, worker_id: str, path: Path) -> WorkerSettings:
-    return WorkerSettings(
-        worker_id=worker_id,
-        socket=str(path),
-        engine=config.rollout.engine,
-        model_path=config.model.path,
-        policy_version=0,
-        max_batch_size=config.rollout.max_batch_size,
-        max_context=config.rollout.max_context,
-        device=config.model.device,
-        dtype=config.model.dtype,
-        threads=config.launch.threads,
-        image_cache_bytes=config.rollout.image_cache_mb * 2**20,
-        request_timeout_s=config.rollout.request_timeout_s,
-        vllm=worker_vllm(config, worker_id) if config.rollout.engine == "vllm" else None,
-    )

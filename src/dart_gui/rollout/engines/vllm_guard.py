@@ -1,6 +1,6 @@
 """Runs a command in a process group of its own, and ends all of it when standard input closes.
 
-A file of the standard library alone, run as ``python -I vllm_guard.py COMMAND...``: the pipe on its
+A file of the standard library alone, run as ``python -I vllm_guard.py GRACE_S COMMAND...``: the pipe on its
 standard input closes when the worker goes, whatever the way, and with it goes a server that would
 otherwise keep its GPU. A server that has lost its engine may linger in part; the group goes whole.
 """
@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 
-GRACE_S = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,7 +36,7 @@ def end_group(group: int, *, grace_s: float) -> None:
         return
 
 
-def main(command: list[str]) -> int:
+def main(grace_s: float, command: list[str]) -> int:
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -48,14 +47,14 @@ def main(command: list[str]) -> int:
     def watch() -> None:
         while os.read(0, 4096):
             pass
-        end_group(child.pid, grace_s=GRACE_S)
+        end_group(child.pid, grace_s=grace_s)
 
     threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: end_group(child.pid, grace_s=GRACE_S))
+    signal.signal(signal.SIGTERM, lambda *_: end_group(child.pid, grace_s=grace_s))
     status = child.wait()
-    end_group(child.pid, grace_s=GRACE_S)  # what outlives the leader of the group
+    end_group(child.pid, grace_s=grace_s)  # what outlives the leader of the group
     return status if status >= 0 else 128 - status
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))

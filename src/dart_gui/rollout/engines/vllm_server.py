@@ -22,6 +22,7 @@ from dart_gui.errors import SetupError, boundary
 
 SERVED_NAME = "policy"
 MAX_TOP_LOGPROBS = 100
+_GRACE_S = "10"  # seconds between the request to end and the end
 _GUARD = Path(__file__).with_name("vllm_guard.py")
 
 
@@ -138,7 +139,7 @@ class VllmServer:
         self.socket.unlink(missing_ok=True)
         with boundary(SetupError, "starting vllm"):
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_GUARD), *command],
+                [sys.executable, "-I", str(_GUARD), _GRACE_S, *command],
                 stdin=subprocess.PIPE,
                 stdout=2,  # the worker's standard output carries its own report
                 env=server_environment(self._settings, model.threads, os.environ),
