@@ -104,6 +104,14 @@ class RolloutConfig(Section):
     """Workers that may be out of service for an update at once."""
     request_timeout_s: Seconds = 60.0
     """A request that has no answer by then fails."""
+    max_queue: NonNegativeInt = 4096
+    """Requests that wait for a worker at most; further ones are answered 429 with Retry-After.
+    0 for no limit."""
+    max_imbalance: NonNegativeInt = 4
+    """A trajectory leaves its worker, and the prefix cached there, when that worker has more than
+    this many requests more than the least loaded one."""
+    health_interval_s: Seconds = 10.0
+    """A worker that does not answer three health checks in a row, this far apart, is started again."""
     image_cache_mb: PositiveInt = 256
     """Screenshots that the service remembers by hash."""
 

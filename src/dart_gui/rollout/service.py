@@ -2,14 +2,15 @@
 
 Routes, all with a bearer token: ``PUT /images/{sha256}``, ``POST /v1/chat/completions``,
 ``GET /v1/models``, ``POST /weights``, ``GET /updates``, ``GET /updates/{id}``, ``GET /status``,
-``GET /health``. A screenshot is put once under the hash of its PNG and named by it afterwards; data
-URLs work too.
+``GET /metrics``, ``GET /health``. A screenshot is put once under the hash of its PNG and named by it
+afterwards; data URLs work too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,6 +27,7 @@ from dart_gui.rollout.binding import bind
 from dart_gui.rollout.chat import ChatDefaults, ChatRequest, parse_request
 from dart_gui.rollout.dispatch import Dispatcher
 from dart_gui.rollout.fleet import Fleet
+from dart_gui.rollout.health import HealthMonitor
 from dart_gui.rollout.httpd import (
     ApiError,
     BearerAuth,
@@ -45,6 +47,7 @@ from dart_gui.rollout.images import (
 )
 from dart_gui.rollout.router import Router
 from dart_gui.rollout.states import WorkerSlot, WorkerState
+from dart_gui.rollout.telemetry import CONTENT_TYPE, Telemetry
 from dart_gui.rollout.updates import UpdateJob, Updates
 from dart_gui.rollout.worker import MAX_REQUEST_BYTES
 from dart_gui.types import WeightsRef
@@ -52,6 +55,7 @@ from dart_gui.types import WeightsRef
 log = logging.getLogger(__name__)
 _MAX_IMAGES_PER_REQUEST = 64
 _DRAIN_S = 3.0
+TIMEOUT_HEADER = "x-request-timeout-s"
 
 
 class RolloutService:
@@ -63,6 +67,7 @@ class RolloutService:
         router: Router,
         dispatcher: Dispatcher,
         updates: Updates,
+        telemetry: Telemetry,
         *,
         defaults: ChatDefaults,
         image_cache_bytes: int,
@@ -72,6 +77,7 @@ class RolloutService:
         self._router = router
         self._dispatcher = dispatcher
         self._updates = updates
+        self._telemetry = telemetry
         self._defaults = defaults
         self._images = ImageCache(image_cache_bytes)
         self._on_publish = on_publish
@@ -86,6 +92,7 @@ class RolloutService:
         app.add_api_route("/updates", self.list_updates, methods=["GET"])
         app.add_api_route("/updates/{update_id}", self.update, methods=["GET"])
         app.add_api_route("/status", self.status, methods=["GET"])
+        app.add_api_route("/metrics", self.metrics, methods=["GET"])
         app.add_api_route("/health", self.health, methods=["GET"])
         return app
 
@@ -117,7 +124,12 @@ class RolloutService:
         chat, inline = parse_request(body, self._defaults)
         images = self._collect(chat, inline)
         trajectory_id = request.headers.get("x-trajectory-id", "")
-        answer = await self._dispatcher.complete(chat, images, trajectory_id=trajectory_id)
+        answer = await self._dispatcher.complete(
+            chat,
+            images,
+            trajectory_id=trajectory_id,
+            timeout_s=_caller_timeout_s(request.headers.get(TIMEOUT_HEADER)),
+        )
         return Response(answer.body, status_code=answer.status, media_type="application/json")
 
     def _collect(self, chat: ChatRequest, inline: dict[str, bytes]) -> dict[str, bytes]:
@@ -194,12 +206,35 @@ class RolloutService:
             }
         )
 
+    async def metrics(self) -> Response:
+        text = self._telemetry.render(
+            self._fleet.slots,
+            self._updates.all(),
+            queue_size=self._router.queue_size,
+            sticky=self._router.routes,
+            desired_version=self._fleet.desired.policy_version,
+        )
+        return Response(text, media_type=CONTENT_TYPE)
+
     async def health(self) -> Response:
         """200 while some worker is ready or about to be again."""
         down = (WorkerState.STARTING, WorkerState.DEAD)
         if self._closing or all(slot.state in down for slot in self._fleet.slots):
             raise ApiError(503, "not_ready", "no worker is ready")
         return json_response({"status": "ok"})
+
+
+def _caller_timeout_s(header: str | None) -> float | None:
+    """Seconds that the caller waits; what comes later is computed for nobody."""
+    if header is None:
+        return None
+    try:
+        timeout_s = float(header)
+    except ValueError:
+        timeout_s = math.nan
+    if not timeout_s > 0:
+        raise bad_request(f"{TIMEOUT_HEADER} = {header!r:.40} must be seconds above 0")
+    return timeout_s
 
 
 def _worker_status(slot: WorkerSlot) -> dict[str, Any]:
@@ -211,6 +246,10 @@ def _worker_status(slot: WorkerSlot) -> dict[str, Any]:
         "num_completed": slot.num_completed,
         "busy_s": slot.busy_s,
         "restarts": slot.restarts,
+        "kv_pressure": slot.kv_pressure,
+        "max_in_flight": slot.max_in_flight,
+        "prefix_queries": slot.prefix_queries,
+        "prefix_hits": slot.prefix_hits,
     }
 
 
@@ -267,13 +306,24 @@ async def serve(
     sock = bind(config.rollout.host, config.rollout.port, preferred_port)
     with sock, tempfile.TemporaryDirectory(prefix="dart-", dir=socket_dir()) as folder:
         fleet = new_fleet(config, Path(folder), base=base, desired=weights or base)
-        router = Router(fleet.slots, capacity=capacity(config.rollout.max_batch_size))
-        dispatcher = Dispatcher(router, fleet, timeout_s=config.rollout.request_timeout_s)
+        limit = capacity(config.rollout.max_batch_size)
+        router = Router(
+            fleet.slots,
+            capacity=limit,
+            max_queue=config.rollout.max_queue or None,
+            max_imbalance=config.rollout.max_imbalance,
+        )
+        telemetry = Telemetry()
+        dispatcher = Dispatcher(
+            router, fleet, timeout_s=config.rollout.request_timeout_s, telemetry=telemetry
+        )
+        monitor = HealthMonitor(fleet, capacity=limit, interval_s=config.rollout.health_interval_s)
         service = RolloutService(
             fleet,
             router,
             dispatcher,
             Updates(fleet.slots, refusal=fleet.refusal, jobs=updates, save=on_updates),
+            telemetry,
             defaults=chat_defaults(config),
             image_cache_bytes=config.rollout.image_cache_mb * 2**20,
             on_publish=on_publish,
@@ -283,7 +333,11 @@ async def serve(
         try:
             await fleet.start()
             await server.start()
-            yield RunningService(f"http://{host}:{port}", fleet, server)
+            health = asyncio.create_task(monitor.run())
+            try:
+                yield RunningService(f"http://{host}:{port}", fleet, server)
+            finally:
+                health.cancel()
         finally:
             await service.drain(_DRAIN_S)
             await server.close()

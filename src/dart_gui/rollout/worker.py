@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,7 @@ class WorkerApp:
         app = new_app()
         app.add_api_route("/images/{key}", self.put_image, methods=["PUT"])
         app.add_api_route("/generate", self.generate, methods=["POST"])
+        app.add_api_route("/health", self.health, methods=["GET"])
         app.add_api_route("/load", self.load, methods=["POST"])
         return app
 
@@ -193,6 +194,10 @@ class WorkerApp:
 
     def _leave(self) -> None:
         self._num_in_flight -= 1
+
+    async def health(self) -> Response:
+        """That this process answers at all, and how its engine does."""
+        return json_response({"busy_s": self._engine.busy_s, **asdict(self._engine.load)})
 
     async def load(self, request: Request) -> Response:
         """409 while requests are in flight; 422 where the weights are refused and the old ones stay

@@ -163,6 +163,22 @@ class WorkerProcess:
         kind = LoadBusyError if answer.status == 409 else LoadRefusedError
         raise kind(answer.error().get("message", ""))
 
+    async def look(self) -> None:
+        """Ask the worker how it does, and note it in the slot.
+
+        Raises:
+            WorkerGoneError: no answer, or one that makes no sense.
+        """
+        answer = await self._call("GET", "/health", b"")
+        try:
+            facts = json.loads(answer.body)
+            self.slot.kv_pressure = float(facts["kv_pressure"])
+            self.slot.prefix_queries = int(facts["prefix_queries"])
+            self.slot.prefix_hits = int(facts["prefix_hits"])
+            self.slot.busy_s = self._busy_before + float(facts["busy_s"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkerGoneError(f"{self.slot.worker_id}: its health is {error!r}") from None
+
     async def _put_missing(self, images: Mapping[str, bytes]) -> None:
         """Requests that share a new screenshot share its transfer too."""
         for key, png in images.items():

@@ -32,6 +32,13 @@ class EngineResult:
     masked_token_ids: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    kv_pressure: float = 0.0  # share of the KV cache in use; 0 where requests do not share one
+    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_hits: int = 0  # of them found
+
+
 class Engine(Protocol):
     """Runs the model in its own thread; many requests at once."""
 
@@ -41,6 +48,9 @@ class Engine(Protocol):
     @property
     def fingerprint(self) -> Fingerprint | None:
         """Of the weights in service; None where the engine takes none."""
+
+    @property
+    def load(self) -> EngineLoad: ...
 
     @property
     def busy_s(self) -> float:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from dart_gui.errors import ContextLengthError, DataError, PolicyError
+from dart_gui.rollout.engines.base import EngineLoad
 
 CONTROL_TIMEOUT_S = 60.0
 RELOAD_TIMEOUT_S = 600.0
 _HEALTH_TIMEOUT_S = 5.0
+_SAMPLE = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
 
 
 class ServerGoneError(PolicyError):
@@ -78,6 +81,10 @@ class VllmApi:
         body = _parse(await self._checked("GET", "/weight_info", None, CONTROL_TIMEOUT_S))
         return str(body["weight_version"])
 
+    async def load(self) -> EngineLoad:
+        content = await self._checked("GET", "/metrics", None, _HEALTH_TIMEOUT_S)
+        return parse_load(content.decode(errors="replace"))
+
     async def checksums(self) -> dict[str, str]:
         """A digest of each parameter. On a CPU the packed linear layers count as empty."""
         body = {"action": "checksum"}
@@ -129,6 +136,18 @@ class VllmApi:
             raise ServerGoneError(f"vLLM: no answer to {path} within {timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ServerGoneError(f"vLLM: {path}: {error or type(error).__name__}") from None
+
+
+def parse_load(metrics: str) -> EngineLoad:
+    """From the Prometheus text of a server, summed over its engines (the fullest KV cache counts)."""
+    found: dict[str, list[float]] = {}
+    for match in _SAMPLE.finditer(metrics):
+        found.setdefault(match[1], []).append(float(match[2]))
+    return EngineLoad(
+        kv_pressure=max(found.get("kv_cache_usage_perc", [0.0])),
+        prefix_queries=int(sum(found.get("prefix_cache_queries_total", []))),
+        prefix_hits=int(sum(found.get("prefix_cache_hits_total", []))),
+    )
 
 
 def _parse(content: bytes) -> dict[str, Any]:

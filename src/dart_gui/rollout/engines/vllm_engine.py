@@ -16,13 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dart_gui.errors import ContextLengthError, DataError, PolicyError, SetupError
 from dart_gui.model.folder import check_model_folder, read_token_facts
 from dart_gui.model.weight_files import check_same_tensors, read_shapes, sample_digest
-from dart_gui.rollout.engines.base import EngineRequest, EngineResult
+from dart_gui.rollout.engines.base import EngineLoad, EngineRequest, EngineResult
 from dart_gui.rollout.engines.vllm_api import ServerFailedError, ServerGoneError, VllmApi
 from dart_gui.rollout.engines.vllm_chat import ChatTranslator
 from dart_gui.rollout.engines.vllm_probe import take_fingerprint, uses_processed_logprobs
@@ -38,6 +39,7 @@ from dart_gui.types import WeightsRef
 log = logging.getLogger(__name__)
 MAX_TRIES = 3
 _POLL_S = 0.2
+_WATCH_S = 2.0
 T = TypeVar("T")
 
 
@@ -78,6 +80,8 @@ class VllmEngine:
         self._busy_s = 0.0
         self._busy_since = 0.0
         self._failed = ""
+        self._load = EngineLoad()
+        self._swapping = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
@@ -88,6 +92,7 @@ class VllmEngine:
         except BaseException:
             self.close()
             raise
+        self._watching = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
     # --- the face of an engine ---------------------------------------------------------------
 
@@ -99,6 +104,10 @@ class VllmEngine:
     def fingerprint(self) -> Fingerprint:
         """Of the weights in service, as the server has them."""
         return self._fingerprint
+
+    @property
+    def load(self) -> EngineLoad:
+        return self._load
 
     @property
     def busy_s(self) -> float:
@@ -132,6 +141,13 @@ class VllmEngine:
         with self._lock:
             if self._num_in_flight:
                 raise PolicyError(f"{self._num_in_flight} requests are in flight: drain first")
+        self._swapping = True
+        try:
+            self._load_weights(weights)
+        finally:
+            self._swapping = False
+
+    def _load_weights(self, weights: WeightsRef) -> None:
         folder = Path(weights.path)
         check_same_tensors(folder, self._shapes)
         digest = sample_digest(folder)
@@ -149,6 +165,8 @@ class VllmEngine:
     def close(self) -> None:
         if not self._loop.is_running():
             return
+        if hasattr(self, "_watching"):
+            self._watching.cancel()
         if hasattr(self, "_api"):
             self._await(self._api.close())
         if self._server is not None:
@@ -272,6 +290,18 @@ class VllmEngine:
             self._num_in_flight -= 1
             if self._num_in_flight == 0:
                 self._busy_s += self._clock() - self._busy_since
+
+    async def _watch(self) -> None:
+        """A server that dies while nobody asks anything is noticed too."""
+        while not self._failed:
+            await asyncio.sleep(_WATCH_S)
+            if self._swapping:  # a restart is a death that is meant
+                continue
+            if not self.server_running:
+                self._fail("it ended")
+                return
+            with suppress(PolicyError):  # requests, not looks, decide whether it is well
+                self._load = await self._api.load()
 
     # --- weights -----------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Runs a command in a process group of its own, and ends all of it when standard input closes.
 
-A file of the standard library alone, run as ``python -I vllm_guard.py GRACE_S COMMAND...``: the pipe on its
-standard input closes when the worker goes, whatever the way, and with it goes a server that would
-otherwise keep its GPU. A server that has lost its engine may linger in part; the group goes whole.
+A file of the standard library alone, run as ``python -I vllm_guard.py GRACE_S COMMAND...``: the pipe
+on its standard input closes when the worker goes, whatever the way, and with it goes a server that
+would otherwise keep its GPU. A server that has lost its engine may linger in part; the group goes whole.
 """
 
 from __future__ import annotations
