@@ -139,6 +139,19 @@ class VllmConfig(Section):
     """Time for a server to load the model and answer."""
 
 
+class CompatConfig(Section):
+    enabled: bool = False
+    """The rollout service answers the routes of the published model service too."""
+    save_dir: str = ""
+    """Folder for the published on-disk layout of trajectories; empty to write none."""
+    checkpoint_roots: list[str] = []
+    """Folders inside which the paths of /reload must lie."""
+    token_in_url: bool = True
+    """Accept the token as ``/t/<token>/...``, for clients that cannot send a header."""
+    get_shutdown: bool = False
+    """/shutdown answers GET too, as the published service does, and as any link can."""
+
+
 class RunnerConfig(Section):
     num_slots: PositiveInt = 8
     """Episodes at once; each holds one environment."""
@@ -234,6 +247,7 @@ class Config(Section):
     env: EnvConfig = EnvConfig()
     rollout: RolloutConfig = RolloutConfig()
     vllm: VllmConfig = VllmConfig()
+    compat: CompatConfig = CompatConfig()
     runner: RunnerConfig = RunnerConfig()
     data: DataConfig = DataConfig()
     curation: CurationConfig = CurationConfig()

@@ -88,6 +88,11 @@ class Fleet:
         slot.move(WorkerState.DEAD)
         process.kill()
 
+    def hold(self, slot: WorkerSlot, held: bool) -> None:
+        """Take a worker out of service once it is idle, or let it come back."""
+        slot.held = held
+        slot.notify()
+
     def refusal(self, version: int) -> str | None:
         """Why no worker takes this version, None while it is not refused."""
         return self.update_error if version == self._failed_version else None
@@ -132,6 +137,8 @@ class Fleet:
     async def _control(self, slot: WorkerSlot) -> None:
         backoff_s = _MIN_BACKOFF_S
         while True:
+            while slot.held:
+                await self._change()
             started_at = self._clock()
             await self._live(slot)
             healthy = self._clock() - started_at > _HEALTHY_S
@@ -162,6 +169,10 @@ class Fleet:
         ended = asyncio.create_task(process.wait())
         ended.add_done_callback(lambda _: self._changed.set())
         while not ended.done():
+            if slot.held and await self._drain(slot, process):
+                slot.move(WorkerState.DEAD)
+                process.kill()
+                return
             if self._may_update(slot):
                 await self._update(slot, process)
             else:
@@ -215,7 +226,10 @@ class Fleet:
         ready = slot.state is WorkerState.READY
         return ready and behind and num_updating < self._max_unavailable
 
-    async def _update(self, slot: WorkerSlot, process: WorkerProcess) -> None:
+    async def _drain(self, slot: WorkerSlot, process: WorkerProcess) -> bool:
+        """True when nothing is in flight; False where the worker was given up."""
+        if slot.state is WorkerState.DEAD:
+            return False
         slot.move(WorkerState.DRAINING)
         try:
             async with asyncio.timeout(self._drain_timeout_s):
@@ -223,7 +237,10 @@ class Fleet:
                     await self._change()
         except TimeoutError:
             self.fail(process, f"requests in flight after draining for {self._drain_timeout_s} s")
-        if slot.state is WorkerState.DEAD:
+        return slot.state is WorkerState.DRAINING
+
+    async def _update(self, slot: WorkerSlot, process: WorkerProcess) -> None:
+        if not await self._drain(slot, process):
             return
         slot.move(WorkerState.LOADING)
         weights = self.desired  # read again: a newer version may have come while it drained

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from dart_gui.config import Config, load
 from dart_gui.errors import DataError
-from dart_gui.rollout.service import serve
+from dart_gui.rollout.service import Extension, serve
 from dart_gui.rollout.token import read_token
 from dart_gui.rollout.updates import UpdateJob
 from dart_gui.types import WeightsRef
@@ -67,10 +67,19 @@ async def _serve(run_dir: Path, config: Config, token: str) -> None:
         on_publish=lambda weights: write_json(weights_path, asdict(weights)),
         updates=read_updates(updates_path),
         on_updates=save_updates,
+        extensions=_extensions(config),
     ) as running:
         write_json(status_path, {"url": running.url, "pid": os.getpid()})
         log.info("serving at %s", running.url)
         await running.wait()
+
+
+def _extensions(config: Config) -> list[Extension]:
+    if not config.compat.enabled:
+        return []
+    from dart_gui.compat.published_routes import PublishedRoutes
+
+    return [PublishedRoutes(config.compat, model_path=config.model.path)]
 
 
 def read_weights(path: Path) -> WeightsRef | None:

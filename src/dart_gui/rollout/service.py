@@ -17,9 +17,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp
 
 from dart_gui.config import Config
 from dart_gui.rollout.assembly import capacity, chat_defaults, new_fleet, socket_dir
@@ -50,6 +51,7 @@ from dart_gui.rollout.states import WorkerSlot, WorkerState
 from dart_gui.rollout.telemetry import CONTENT_TYPE, Telemetry
 from dart_gui.rollout.updates import UpdateJob, Updates
 from dart_gui.rollout.worker import MAX_REQUEST_BYTES
+from dart_gui.rollout.worker_process import WorkerAnswer
 from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
@@ -83,8 +85,15 @@ class RolloutService:
         self._on_publish = on_publish
         self._closing = False
 
-    def app(self) -> FastAPI:
-        app = new_app()
+    @property
+    def fleet(self) -> Fleet:
+        return self._fleet
+
+    @property
+    def model(self) -> ChatDefaults:
+        return self._defaults
+
+    def add_routes(self, app: FastAPI) -> None:
         app.add_api_route("/images/{key}", self.put_image, methods=["PUT"])
         app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"])
         app.add_api_route("/v1/models", self.models, methods=["GET"])
@@ -94,7 +103,6 @@ class RolloutService:
         app.add_api_route("/status", self.status, methods=["GET"])
         app.add_api_route("/metrics", self.metrics, methods=["GET"])
         app.add_api_route("/health", self.health, methods=["GET"])
-        return app
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new request; wait a while for those in flight."""
@@ -118,19 +126,29 @@ class RolloutService:
         return json_response({"sha256": key, "num_bytes": len(png)})
 
     async def chat(self, request: Request) -> Response:
-        if self._closing:
-            raise ApiError(503, "shutting_down", "the service is shutting down")
-        body = await read_json(request, MAX_REQUEST_BYTES)
-        chat, inline = parse_request(body, self._defaults)
-        images = self._collect(chat, inline)
-        trajectory_id = request.headers.get("x-trajectory-id", "")
-        answer = await self._dispatcher.complete(
-            chat,
-            images,
-            trajectory_id=trajectory_id,
+        answer, _ = await self.complete(
+            await read_json(request, MAX_REQUEST_BYTES),
+            trajectory_id=request.headers.get("x-trajectory-id", ""),
             timeout_s=_caller_timeout_s(request.headers.get(TIMEOUT_HEADER)),
         )
         return Response(answer.body, status_code=answer.status, media_type="application/json")
+
+    async def complete(
+        self, body: dict[str, Any], *, trajectory_id: str, timeout_s: float | None = None
+    ) -> tuple[WorkerAnswer, dict[str, bytes]]:
+        """The worker's answer to a chat request, and the screenshots of its prompt by hash.
+
+        Raises:
+            ApiError: the request is refused, or got no answer in time.
+        """
+        if self._closing:
+            raise ApiError(503, "shutting_down", "the service is shutting down")
+        chat, inline = parse_request(body, self._defaults)
+        images = self._collect(chat, inline)
+        answer = await self._dispatcher.complete(
+            chat, images, trajectory_id=trajectory_id, timeout_s=timeout_s
+        )
+        return answer, images
 
     def _collect(self, chat: ChatRequest, inline: dict[str, bytes]) -> dict[str, bytes]:
         """Held by the request from here on: what the cache evicts later does not matter to it."""
@@ -176,12 +194,17 @@ class RolloutService:
         if not isinstance(path, str) or not path or "\0" in path:
             raise bad_request("path must name a Hugging Face folder")
         weights = WeightsRef(policy_version=version, path=os.path.abspath(path))
-        accepted = self._fleet.publish(weights)
-        answer = {"accepted": accepted, "desired_version": self._fleet.desired.policy_version}
-        if accepted:
-            self._on_publish(weights)
-            answer["update_id"] = self._updates.begin(weights).update_id
-        return json_response(answer)
+        job = self.accept(weights)
+        desired_version = self._fleet.desired.policy_version
+        answer = {"accepted": job is not None, "desired_version": desired_version}
+        return json_response(answer | ({"update_id": job.update_id} if job else {}))
+
+    def accept(self, weights: WeightsRef) -> UpdateJob | None:
+        """Begin the update to ``weights``; None where they are not newer than the desired ones."""
+        if not self._fleet.publish(weights):
+            return None
+        self._on_publish(weights)
+        return self._updates.begin(weights)
 
     async def list_updates(self) -> Response:
         return json_response({"updates": [job.to_json() for job in self._updates.all()]})
@@ -194,17 +217,22 @@ class RolloutService:
         return json_response(job.to_json() | {"workers": workers})
 
     async def status(self) -> Response:
-        return json_response(
-            {
-                "workers": [_worker_status(slot) for slot in self._fleet.slots],
-                "desired_version": self._fleet.desired.policy_version,
-                "queue_size": self._router.queue_size,
-                "update_error": self._fleet.update_error,
-                "num_images": len(self._images),
-                "image_bytes": self._images.num_bytes,
-                "model": self._defaults.model,
-            }
-        )
+        return json_response(self.status_body())
+
+    def status_body(self) -> dict[str, Any]:
+        return {
+            "workers": [_worker_status(slot) for slot in self._fleet.slots],
+            "desired_version": self._fleet.desired.policy_version,
+            "queue_size": self._router.queue_size,
+            "update_error": self._fleet.update_error,
+            "num_images": len(self._images),
+            "image_bytes": self._images.num_bytes,
+            "model": self._defaults.model,
+        }
+
+    def updates(self) -> list[UpdateJob]:
+        """Oldest first."""
+        return self._updates.all()
 
     async def metrics(self) -> Response:
         text = self._telemetry.render(
@@ -277,6 +305,16 @@ class RunningService:
                 task.cancel()
 
 
+class Extension(Protocol):
+    """Further routes of the process, such as those of the published service."""
+
+    def add_routes(self, app: FastAPI, service: RolloutService, url: str) -> None:
+        """Before the service's own, so that a route of the same path replaces it."""
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Around everything, the check of the token included."""
+
+
 def _ignore(_: object) -> None:
     return
 
@@ -291,6 +329,7 @@ async def serve(
     on_publish: Callable[[WeightsRef], None] = _ignore,
     updates: Sequence[UpdateJob] = (),
     on_updates: Callable[[list[UpdateJob]], None] = _ignore,
+    extensions: Sequence[Extension] = (),
 ) -> AsyncIterator[RunningService]:
     """Serve from entry, when every worker is ready, to exit, when every process has ended.
 
@@ -328,17 +367,31 @@ async def serve(
             image_cache_bytes=config.rollout.image_cache_mb * 2**20,
             on_publish=on_publish,
         )
-        server = HttpServer(BearerAuth(service.app(), token), sock)
         host, port = sock.getsockname()[:2]
+        url = f"http://{host}:{port}"
+        server = HttpServer(_guarded_app(service, extensions, token, url), sock)
         try:
             await fleet.start()
             await server.start()
             health = asyncio.create_task(monitor.run())
             try:
-                yield RunningService(f"http://{host}:{port}", fleet, server)
+                yield RunningService(url, fleet, server)
             finally:
                 health.cancel()
         finally:
             await service.drain(_DRAIN_S)
             await server.close()
             await fleet.close()
+
+
+def _guarded_app(
+    service: RolloutService, extensions: Sequence[Extension], token: str, url: str
+) -> ASGIApp:
+    app = new_app()
+    for extension in extensions:
+        extension.add_routes(app, service, url)
+    service.add_routes(app)
+    guarded: ASGIApp = BearerAuth(app, token)
+    for extension in extensions:
+        guarded = extension.wrap(guarded)
+    return guarded

@@ -132,6 +132,7 @@ class Updates:
         serving = [
             slot.state is WorkerState.READY and slot.policy_version >= version
             for slot in self._slots
+            if not slot.held
         ]
         if all(serving):
             return UpdateState.DONE, None
