@@ -162,6 +162,13 @@ def _config(args: argparse.Namespace) -> int:
     return commands.show_config(_console(), args.config, args.overrides)
 
 
+def _migrate(args: argparse.Namespace) -> int:
+    from dart_gui.compat.migrate import migrate
+
+    sys.stdout.write(migrate(args.yaml, args.env).toml())
+    return 0
+
+
 def _rollout(args: argparse.Namespace) -> int:
     run_dir = _enter_module(args.run_dir)
     from dart_gui.rollout.main import run
@@ -236,6 +243,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "tasks": _tasks,
     "config": _config,
+    "migrate": _migrate,
     "rollout": _rollout,
     "runner": _runner,
     "trainer": _trainer,

@@ -22,6 +22,7 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/cluster.md",
     "docs/rollout.md",
+    "docs/migrating.md",
 )
 # A path of the repository in a document: at least one folder that exists at its top.
 PATH = re.compile(r"(?:src|tests|scripts|docs|configs|\.ci)/[\w./-]*\w")
