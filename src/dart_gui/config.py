@@ -152,6 +152,18 @@ class CompatConfig(Section):
     """/shutdown answers GET too, as the published service does, and as any link can."""
 
 
+class SessionsConfig(Section):
+    enabled: bool = False
+    """Foreign agent programs play the episodes, through the rollout service (``POST /sessions``),
+    instead of the runner."""
+    tasks: list[str] = []
+    """Task ids of their own; a session is told which one it is to attempt, and its seed."""
+    timeout_s: Seconds = 600.0
+    """A session without a call for so long is a failed attempt."""
+    max_open: PositiveInt = 1024
+    """Sessions at once."""
+
+
 class RunnerConfig(Section):
     num_slots: PositiveInt = 8
     """Episodes at once; each holds one environment."""
@@ -248,6 +260,7 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     vllm: VllmConfig = VllmConfig()
     compat: CompatConfig = CompatConfig()
+    sessions: SessionsConfig = SessionsConfig()
     runner: RunnerConfig = RunnerConfig()
     data: DataConfig = DataConfig()
     curation: CurationConfig = CurationConfig()
@@ -278,6 +291,8 @@ class Config(Section):
                 f"vllm.urls names {len(self.vllm.urls)} servers for rollout.num_workers = "
                 f"{self.rollout.num_workers}: one server per worker"
             )
+        if self.sessions.enabled and not self.sessions.tasks:
+            raise ValueError("sessions.enabled wants sessions.tasks: name at least one task")
         if wrong := [item for item in self.vllm.env if "=" not in item]:
             raise ValueError(f"vllm.env: {wrong[0]!r} is not of the form NAME=value")
         if self.train.num_minibatches > self.train.groups_per_step:

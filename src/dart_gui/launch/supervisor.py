@@ -146,8 +146,14 @@ class Supervisor:
             lambda: self._ready_version() is not None,
             phase="starting the rollout service",
             awaited="a ready worker of the rollout service",
-            timeout_s=SERVICE_TIMEOUT_S,
+            timeout_s=self._service_timeout_s,
         )
+
+    @property
+    def _service_timeout_s(self) -> float:
+        """A vLLM server loads its model in a time of its own."""
+        uses_vllm = self._config.rollout.engine == "vllm"
+        return SERVICE_TIMEOUT_S + (self._config.vllm.start_timeout_s if uses_vllm else 0.0)
 
     def _serve_latest(self) -> None:
         """Have the newest weights in service: one that was started again may serve older ones."""
@@ -165,11 +171,13 @@ class Supervisor:
         )
 
     def _train(self) -> None:
-        runner = self._start(self._tools.children.runner())
+        # with sessions, foreign programs play the episodes
+        runners = [] if self._config.sessions.enabled else [self._tools.children.runner()]
+        started = [self._start(runner) for runner in runners]
         trainer = self._start(self._tools.children.trainer())
         self._until(lambda: trainer.state is ProcessState.FINISHED, phase="training")
         plan.mark_trained(self._folder, self._config)
-        self._stop([runner])
+        self._stop(started)
 
     def _evaluate(self, job: EvalJob) -> None:
         self._folder.set_status("evaluator", {})

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,27 +60,35 @@ async def _serve(run_dir: Path, config: Config, token: str) -> None:
     def save_updates(jobs: list[UpdateJob]) -> None:
         write_json(updates_path, {"updates": [job.to_json() for job in jobs]})
 
-    async with serve(
-        config,
-        token=token,
-        weights=read_weights(weights_path),
-        preferred_port=_last_port(status_path),
-        on_publish=lambda weights: write_json(weights_path, asdict(weights)),
-        updates=read_updates(updates_path),
-        on_updates=save_updates,
-        extensions=_extensions(config),
-    ) as running:
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(
+            serve(
+                config,
+                token=token,
+                weights=read_weights(weights_path),
+                preferred_port=_last_port(status_path),
+                on_publish=lambda weights: write_json(weights_path, asdict(weights)),
+                updates=read_updates(updates_path),
+                on_updates=save_updates,
+                extensions=await _extensions(stack, run_dir, config),
+            )
+        )
         write_json(status_path, {"url": running.url, "pid": os.getpid()})
         log.info("serving at %s", running.url)
         await running.wait()
 
 
-def _extensions(config: Config) -> list[Extension]:
-    if not config.compat.enabled:
-        return []
-    from dart_gui.compat.published_routes import PublishedRoutes
+async def _extensions(stack: AsyncExitStack, run_dir: Path, config: Config) -> list[Extension]:
+    found: list[Extension] = []
+    if config.compat.enabled:
+        from dart_gui.compat.published_routes import PublishedRoutes
 
-    return [PublishedRoutes(config.compat, model_path=config.model.path)]
+        found.append(PublishedRoutes(config.compat, model_path=config.model.path))
+    if config.sessions.enabled:
+        from dart_gui.sessions.routes import open_sessions
+
+        found.append(await stack.enter_async_context(open_sessions(run_dir, config)))
+    return found
 
 
 def read_weights(path: Path) -> WeightsRef | None:
