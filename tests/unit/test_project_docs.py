@@ -23,6 +23,9 @@ DOCUMENTS = (
     "docs/cluster.md",
     "docs/rollout.md",
     "docs/migrating.md",
+    "docs/curation.md",
+    "docs/own-tasks.md",
+    "examples/own_suite/README.md",
 )
 # A path of the repository in a document: at least one folder that exists at its top.
 PATH = re.compile(r"(?:src|tests|scripts|docs|configs|\.ci)/[\w./-]*\w")

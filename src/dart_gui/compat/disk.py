@@ -8,14 +8,14 @@ appears whole.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dart_gui.compat.torch_file import StepData
-from dart_gui.errors import DataError, boundary
+from dart_gui.errors import DataError
+from dart_gui.files import write_whole
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_STEP = 100_000
@@ -61,8 +61,4 @@ class PublishedFolder:
         self._write("reward.txt", str(reward).encode())
 
     def _write(self, name: str, data: bytes) -> None:
-        with boundary(DataError, f"writing {self.path / name}"):
-            self.path.mkdir(parents=True, exist_ok=True)
-            temporary = self.path / f".{name}.{os.getpid()}"
-            temporary.write_bytes(data)
-            temporary.replace(self.path / name)
+        write_whole(self.path / name, data, what="the trajectory's")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from dart_gui.config import Config, load
 from dart_gui.errors import DataError
+from dart_gui.files import write_whole
 from dart_gui.rollout.service import Extension, serve
 from dart_gui.rollout.token import read_token
 from dart_gui.rollout.updates import UpdateJob
@@ -58,7 +59,7 @@ async def _serve(run_dir: Path, config: Config, token: str) -> None:
     updates_path = status_dir / "updates.json"
 
     def save_updates(jobs: list[UpdateJob]) -> None:
-        write_json(updates_path, {"updates": [job.to_json() for job in jobs]})
+        _remember(updates_path, {"updates": [job.to_json() for job in jobs]})
 
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(
@@ -67,7 +68,7 @@ async def _serve(run_dir: Path, config: Config, token: str) -> None:
                 token=token,
                 weights=read_weights(weights_path),
                 preferred_port=_last_port(status_path),
-                on_publish=lambda weights: write_json(weights_path, asdict(weights)),
+                on_publish=lambda weights: _remember(weights_path, asdict(weights)),
                 updates=read_updates(updates_path),
                 on_updates=save_updates,
                 extensions=await _extensions(stack, run_dir, config),
@@ -89,6 +90,15 @@ async def _extensions(stack: AsyncExitStack, run_dir: Path, config: Config) -> l
 
         found.append(await stack.enter_async_context(open_sessions(run_dir, config)))
     return found
+
+
+def _remember(path: Path, tree: dict[str, Any]) -> None:
+    """A disk that is full costs the memory of these weights, not their service: after a restart we
+    would come up with older ones, and the trainer tells a service that it finds anew."""
+    try:
+        write_json(path, tree)
+    except DataError as error:
+        log.warning("%s", error)
 
 
 def read_weights(path: Path) -> WeightsRef | None:
@@ -132,11 +142,9 @@ def _last_port(path: Path) -> int:
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """Replace the file in one step, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(tree, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Replace the file in one step, so that no reader ever sees half of it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    write_whole(path, json.dumps(tree), sync=True)

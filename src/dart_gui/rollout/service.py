@@ -2,8 +2,8 @@
 
 Routes, all with a bearer token: ``PUT /images/{sha256}``, ``POST /v1/chat/completions``,
 ``GET /v1/models``, ``POST /weights``, ``GET /updates``, ``GET /updates/{id}``, ``GET /status``,
-``GET /metrics``, ``GET /health``. A screenshot is put once under the hash of its PNG and named by it
-afterwards; data URLs work too.
+``GET /metrics``, ``GET /health``, ``GET /openapi.json``. A screenshot is put once under the hash of its
+PNG and named by it afterwards; data URLs work too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp
 
 from dart_gui.config import Config
+from dart_gui.rollout import openapi
 from dart_gui.rollout.assembly import capacity, chat_defaults, new_fleet, socket_dir
 from dart_gui.rollout.binding import bind
-from dart_gui.rollout.chat import ChatDefaults, ChatRequest, parse_request
+from dart_gui.rollout.chat import MIN_TEMPERATURE, ChatDefaults, ChatRequest, parse_request
 from dart_gui.rollout.dispatch import Dispatcher
 from dart_gui.rollout.fleet import Fleet
 from dart_gui.rollout.health import HealthMonitor
@@ -103,6 +104,7 @@ class RolloutService:
         app.add_api_route("/status", self.status, methods=["GET"])
         app.add_api_route("/metrics", self.metrics, methods=["GET"])
         app.add_api_route("/health", self.health, methods=["GET"])
+        app.add_api_route("/openapi.json", self.openapi, methods=["GET"])
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new request; wait a while for those in flight."""
@@ -189,11 +191,15 @@ class RolloutService:
         """Sets what the workers should serve and returns at once: /updates/{id} tells the progress."""
         body = await read_json(request, 2**20)
         version, path = body.get("policy_version"), body.get("path")
-        if isinstance(version, bool) or not isinstance(version, int) or version < 0:
-            raise bad_request(f"policy_version = {version!r:.40} must be an integer of at least 0")
-        if not isinstance(path, str) or not path or "\0" in path:
+        if type(version) is not int or not 0 <= version <= openapi.MAX_VERSION:
+            raise bad_request(
+                f"policy_version = {version!r:.40} must be an integer from 0 to "
+                f"{openapi.MAX_VERSION}"
+            )
+        folder = os.path.abspath(path) if isinstance(path, str) and path else ""
+        if not _is_path(folder):
             raise bad_request("path must name a Hugging Face folder")
-        weights = WeightsRef(policy_version=version, path=os.path.abspath(path))
+        weights = WeightsRef(policy_version=version, path=folder)
         job = self.accept(weights)
         desired_version = self._fleet.desired.policy_version
         answer = {"accepted": job is not None, "desired_version": desired_version}
@@ -244,6 +250,13 @@ class RolloutService:
         )
         return Response(text, media_type=CONTENT_TYPE)
 
+    async def openapi(self) -> Response:
+        return json_response(
+            openapi.document(
+                min_temperature=MIN_TEMPERATURE, max_context=self._defaults.max_context
+            )
+        )
+
     async def health(self) -> Response:
         """200 while some worker is ready or about to be again."""
         down = (WorkerState.STARTING, WorkerState.DEAD)
@@ -263,6 +276,14 @@ def _caller_timeout_s(header: str | None) -> float | None:
     if not timeout_s > 0:
         raise bad_request(f"{TIMEOUT_HEADER} = {header!r:.40} must be seconds above 0")
     return timeout_s
+
+
+def _is_path(folder: str) -> bool:
+    """Whether the file system can be asked for it: what it cannot be asked ends a controller."""
+    try:
+        return 0 < len(os.fsencode(folder)) <= openapi.MAX_PATH and "\0" not in folder
+    except UnicodeEncodeError:
+        return False
 
 
 def _worker_status(slot: WorkerSlot) -> dict[str, Any]:
