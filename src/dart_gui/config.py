@@ -59,7 +59,8 @@ class ModelConfig(Section):
 
 class AgentConfig(Section):
     name: str = "ui-tars"
-    """Name of an agent, or your own as ``package.module:class`` or ``folder/file.py:class``."""
+    """``ui-tars``, ``qwen3-computer-use`` or ``qwen2.5-computer-use`` (tool calls), or your own as
+    ``package.module:class`` or ``folder/file.py:class``."""
     max_images: PositiveInt = 5
     """Screenshots in the prompt at most; older ones leave, their texts stay."""
     max_texts: PositiveInt = 35

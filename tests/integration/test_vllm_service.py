@@ -1,6 +1,8 @@
-"""The whole service over vLLM servers of its own: rolling updates under load, and servers killed."""
+"""The whole service over vLLM servers of its own, configured as for UI-TARS but with the tiny agent:
+rolling updates under load, and servers killed."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -9,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dart_gui.config import from_dict
+from dart_gui.config import load
 from dart_gui.rollout.client import RolloutClient
 from dart_gui.rollout.service import serve
 from dart_gui.rollout.states import WorkerState
 from dart_gui.types import SamplingParams, WeightsRef
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
-TINY_AGENT = Path(__file__).resolve().parents[2] / "models" / "tiny-agent"
+ROOT = Path(__file__).resolve().parents[2]
+TINY_AGENT = ROOT / "models" / "tiny-agent"
 TOKEN = "a-token-of-this-test"
 WAIT_S = 300
 
@@ -67,15 +70,20 @@ async def test_updates_and_deaths_under_load(vllm_executable, vllm_args, vllm_en
         folder = tmp_path / f"v{version}"
         shutil.copytree(TINY_AGENT, folder)
         weights.append(WeightsRef(policy_version=version, path=str(folder)))
-    rollout = {
-        "engine": "vllm",
-        "num_workers": 2,
-        "max_context": 1024,
-        "max_tokens": 32,
-        "request_timeout_s": WAIT_S,
+    overrides = {
+        "model.path": str(TINY_AGENT),
+        "model.dtype": "float32",
+        "model.device": "cpu",
+        "rollout.num_workers": 2,
+        "rollout.max_context": 1024,
+        "rollout.max_tokens": 32,
+        "rollout.request_timeout_s": float(WAIT_S),
+        "vllm.executable": vllm_executable,
+        "vllm.args": vllm_args,
+        "vllm.env": vllm_env,
     }
-    vllm = {"executable": vllm_executable, "args": vllm_args, "env": vllm_env}
-    tree = {"rollout": rollout, "vllm": vllm, "model": {"path": str(TINY_AGENT), "device": "cpu"}}
+    text = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    config = load(ROOT / "configs" / "uitars-7b.toml", text)
     completions, stop = [], asyncio.Event()
 
     async def episode(client, first):
@@ -85,7 +93,7 @@ async def test_updates_and_deaths_under_load(vllm_executable, vllm_args, vllm_en
             number += 100
 
     async with (
-        serve(from_dict(tree, source="test"), token=TOKEN) as service,
+        serve(config, token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=2 * WAIT_S) as client,
     ):
         slots = service.fleet.slots
