@@ -2,7 +2,7 @@
 # Extra arguments: make train ARGS="--resume", make test ARGS="-k grammar".
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check bench doctor format docs clean
+.PHONY: help setup train test test-vllm check bench doctor format docs clean
 BIN := .venv/bin
 CONFIG ?= configs/miniwob-tiny.toml
 ARGS ?=
@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONPATH
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## make .venv with the pinned dependencies, and find or install a Chromium
 	@scripts/setup
@@ -23,6 +23,9 @@ train: setup ## train the tiny agent on MiniWoB++ (ARGS="--resume" continues the
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -rs $(ARGS)
+
+test-vllm: setup ## run the tests that need a real vLLM server, on a CPU
+	DART_VLLM="$$($(BIN)/python scripts/setup_vllm.py)" $(BIN)/python -m pytest -rs -m vllm $(ARGS)
 
 check: setup ## lint, format and types, without changing anything
 	$(BIN)/ruff check .
@@ -43,5 +46,5 @@ docs: setup ## write docs/configuration.md from the configuration's own docstrin
 	$(BIN)/python scripts/config_docs.py
 
 clean: ## remove what set-up and tools made; runs/ stays
-	rm -rf .venv .browser .browser.partial .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .browser .browser.partial .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -226,6 +226,13 @@ def _config(args: argparse.Namespace) -> int:
     return commands.show_config(_console(), args.config, args.overrides)
 
 
+def _migrate(args: argparse.Namespace) -> int:
+    from dart_gui.compat.migrate import migrate
+
+    sys.stdout.write(migrate(args.yaml, args.env).toml())
+    return 0
+
+
 def _rollout(args: argparse.Namespace) -> int:
     run_dir = _enter_module(args)
     from dart_gui.rollout.main import run
@@ -317,6 +324,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "tasks": _tasks,
     "env": _env,
     "config": _config,
+    "migrate": _migrate,
     "pool": _pool,
     "sft": _sft,
     "rollout": _rollout,

@@ -39,8 +39,12 @@ def request(text="Click the button.", images=(), **sampling):
     return EngineRequest(messages=messages, images=named, sampling=SamplingParams(**params))
 
 
-@pytest.fixture(scope="module", params=["fake", "transformers"])
+@pytest.fixture(
+    scope="module", params=["fake", "transformers", pytest.param("vllm", marks=pytest.mark.vllm)]
+)
 def kind(request):
+    if request.param == "vllm":
+        request.getfixturevalue("vllm_url")
     if request.param == "transformers" and not (TINY_AGENT / "config.json").exists():
         pytest.skip(f"the tiny agent is not in {TINY_AGENT}")
     return request.param
@@ -52,8 +56,10 @@ def weights_path(kind, tmp_path_factory):
 
 
 @pytest.fixture
-def engine(kind, weights_path):
-    if kind == "fake":
+def engine(kind, weights_path, request):
+    if kind == "vllm":
+        engine = request.getfixturevalue("vllm_engine")(policy_version=3, max_context=MAX_CONTEXT)
+    elif kind == "fake":
         engine = FakeEngine(
             Path(weights_path),
             policy_version=3,

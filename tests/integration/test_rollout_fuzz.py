@@ -144,6 +144,8 @@ OPERATIONS = [
     ("/images/{key}", "PUT", 20),
     ("/v1/chat/completions", "POST", 60),
     ("/weights", "POST", 30),
+    ("/updates", "GET", 5),
+    ("/updates/{update_id}", "GET", 10),
     ("/v1/models", "GET", 5),
     ("/status", "GET", 5),
     ("/health", "GET", 5),

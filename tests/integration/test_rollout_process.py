@@ -15,7 +15,7 @@ import pytest
 from dart_gui.config import dump, from_dict
 from dart_gui.errors import AuthError, ConfigError, DataError
 from dart_gui.rollout.client import RolloutClient
-from dart_gui.rollout.main import read_token, read_weights, run, write_json
+from dart_gui.rollout.main import read_token, read_updates, read_weights, run, write_json
 from dart_gui.types import SamplingParams, WeightsRef
 
 SRC = Path(__file__).resolve().parents[2] / "src"
@@ -117,6 +117,10 @@ def test_a_service_that_is_killed_leaves_no_worker_and_comes_back_where_it_was(r
     assert ready(run_dir, again) == url
     assert asyncio.run(complete(url)).policy_version == 3
     assert read_weights(run_dir / "status" / "weights.json") == weights
+    deadline = time.monotonic() + 30
+    while read_updates(run_dir / "status" / "updates.json")[0].state != "done":
+        assert time.monotonic() < deadline, "the update goes on after the restart"
+        time.sleep(0.02)
 
 
 def test_a_signal_during_the_start_ends_it(run_dir, start):
@@ -154,6 +158,15 @@ def test_a_corrupt_weights_file_is_a_data_error(tmp_path, text):
     path.write_text(text)
     with pytest.raises(DataError, match="Delete it"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"updates": [{}]}', '{"updates": 3}'])
+def test_a_corrupt_file_of_updates_is_a_data_error(tmp_path, text):
+    path = tmp_path / "updates.json"
+    assert read_updates(path) == []
+    path.write_text(text)
+    with pytest.raises(DataError, match="Delete it"):
+        read_updates(path)
 
 
 def test_json_is_replaced_whole(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 
+import aiohttp
 import pytest
 
 from dart_gui.config import from_dict
@@ -229,6 +230,48 @@ async def test_weights_that_cannot_be_loaded_leave_the_old_ones_in_service(tmp_p
         assert (await client.status()).update_error is None
 
 
+async def update_job(http, update_id):
+    async with http.get(f"/updates/{update_id}") as response:
+        return response.status, await response.json()
+
+
+async def test_an_update_is_a_job_that_can_be_watched(tmp_path):
+    model = folder(tmp_path / "model")
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with (
+        serve(config(model), token=TOKEN) as service,
+        aiohttp.ClientSession(service.url, headers=headers) as http,
+    ):
+        weights = {"policy_version": 1, "path": folder(tmp_path / "v1")}
+        async with http.post("/weights", json=weights) as response:
+            update_id = (await response.json())["update_id"]
+
+        async def done():
+            return (await update_job(http, update_id))[1]["state"] == "done"
+
+        await until(done)
+        _, job = await update_job(http, update_id)
+        assert job["weights"] == weights
+        assert [worker["policy_version"] for worker in job["workers"]] == [1, 1]
+        assert job["ended_at"] >= job["created_at"]
+        async with http.post("/weights", json=weights) as response:
+            assert "update_id" not in await response.json()
+
+        bad = {"policy_version": 2, "path": str(tmp_path / "missing")}
+        async with http.post("/weights", json=bad) as response:
+            update_id = (await response.json())["update_id"]
+
+        async def failed():
+            return (await update_job(http, update_id))[1]["state"] == "failed"
+
+        await until(failed)
+        assert "are not a folder" in (await update_job(http, update_id))[1]["error"]
+        assert (await update_job(http, "update-77"))[0] == 404
+        async with http.get("/updates") as response:
+            states = [job["state"] for job in (await response.json())["updates"]]
+        assert states == ["done", "failed"]
+
+
 async def test_a_worker_that_hangs_is_replaced(tmp_path):
     model = folder(tmp_path / "model", latency_s=3600)
     hanging = config(model, num_workers=1, request_timeout_s=0.5)
@@ -243,3 +286,70 @@ async def test_a_worker_that_hangs_is_replaced(tmp_path):
             return (await client.status()).workers[0].restarts == 1
 
         await until(replaced)
+
+
+async def test_a_worker_that_is_stalled_is_replaced_and_its_requests_answered(tmp_path):
+    model = folder(tmp_path / "model", latency_s=0.2)
+    async with (
+        serve(config(model, health_interval_s=0.5), token=TOKEN) as service,
+        RolloutClient(service.url, TOKEN, timeout_s=60) as client,
+    ):
+        victim = service.fleet.slots[0]
+        requests = [asyncio.create_task(ask(client, number)) for number in range(8)]
+
+        async def busy():
+            return victim.num_in_flight > 0
+
+        await until(busy)
+        os.kill(service.fleet.process(victim).pid, signal.SIGSTOP)
+        answers = await asyncio.gather(*requests)
+        assert [answer.sampling.seed for answer in answers] == list(range(8))
+
+        async def back():
+            status = await client.status()
+            return status.workers[0].restarts == 1 and status.workers[0].state == "ready"
+
+        await until(back)
+
+
+async def test_a_full_queue_is_answered_with_429_and_the_client_waits(tmp_path):
+    model = folder(tmp_path / "model", latency_s=0.1)
+    tight = config(model, num_workers=1, max_batch_size=1, max_queue=2)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with (
+        serve(tight, token=TOKEN) as service,
+        RolloutClient(service.url, TOKEN, timeout_s=60) as client,
+        aiohttp.ClientSession(service.url, headers=headers) as http,
+    ):
+        body = {"messages": [{"role": "user", "content": "hello"}]}
+
+        async def raw():
+            async with http.post("/v1/chat/completions", json=body) as response:
+                return response.status, response.headers.get("Retry-After")
+
+        answers = await asyncio.gather(*(raw() for _ in range(12)))
+        assert {status for status, _ in answers} == {200, 429}
+        assert all(int(after) >= 1 for status, after in answers if status == 429)
+        completions = await asyncio.gather(*(ask(client, number) for number in range(8)))
+        assert [completion.sampling.seed for completion in completions] == list(range(8))
+        async with http.get("/metrics") as response:
+            text = await response.text()
+            assert response.headers["Content-Type"].startswith("text/plain")
+        assert 'dart_requests_total{status="429"}' in text
+        assert 'dart_worker_state{worker="worker-0",state="ready"} 1' in text
+
+
+async def test_a_caller_that_waits_less_gets_an_answer_in_its_time(tmp_path):
+    model = folder(tmp_path / "model", latency_s=3600)
+    auth = {"Authorization": f"Bearer {TOKEN}"}
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    async with (
+        serve(config(model, num_workers=1), token=TOKEN) as service,
+        aiohttp.ClientSession(service.url, headers=auth) as http,
+    ):
+        expected = {"0.2": 504, "0": 400, "-1": 400, "soon": 400, "nan": 400}
+        for text, status in expected.items():
+            headers = {"X-Request-Timeout-S": text}
+            async with http.post("/v1/chat/completions", json=body, headers=headers) as response:
+                assert response.status == status
+        assert [slot.restarts for slot in service.fleet.slots] == [0]

@@ -23,6 +23,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "model": frozenset(),
     "rollout": frozenset(),
     "rollout.engines": frozenset({"agent", "model"}),
+    "rollout.main": frozenset({"compat", "sessions"}),
+    "sessions": frozenset({"rollout", "data.manager", "data.sampler"}),
+    "compat": frozenset({"rollout"}),
     "data": frozenset(),
     "runner": frozenset(
         {"agent", "env.protocol", "env.suites", "rollout.client", "rollout.token", "data.manager"}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dart_gui.errors import SetupError
+from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.rollout.fleet import Fleet
 from dart_gui.rollout.states import WorkerSlot, WorkerState
 from dart_gui.rollout.worker_process import LoadBusyError, LoadRefusedError, WorkerGoneError
@@ -15,6 +16,8 @@ from dart_gui.types import WeightsRef
 
 class ScriptedProcess:
     """Starts at once; a load waits for ``gate`` and then does what ``script`` says."""
+
+    fingerprint: Fingerprint | None = None
 
     def __init__(self, slot: WorkerSlot, log: list[str]) -> None:
         self.slot = slot
@@ -324,4 +327,32 @@ async def test_a_model_that_is_not_one_ends_the_start(tmp_path):
     bench = Bench(tmp_path, 2, refuse)
     with pytest.raises(SetupError, match="models/x is not a model folder"):
         await bench.fleet.start()
+    await bench.fleet.close()
+
+
+async def test_a_worker_whose_weights_differ_from_those_of_the_others_is_started_again(tmp_path):
+    """The second load went wrong without a word; a fresh start settles it."""
+    checksums = iter(["zero", "zero", "one", "wrong", "one"])
+
+    def prepare(process: ScriptedProcess) -> None:
+        take = process.load
+        begin = process.start
+
+        async def load(weights: WeightsRef) -> int:
+            process.fingerprint = Fingerprint(next(checksums), (), ())
+            return await take(weights)
+
+        async def start(weights: WeightsRef) -> int:
+            process.fingerprint = Fingerprint(next(checksums), (), ())
+            return await begin(weights)
+
+        process.load, process.start = load, start  # type: ignore[method-assign]
+
+    bench = Bench(tmp_path, 2, prepare)
+    await bench.fleet.start()
+    bench.fleet.publish(bench.weights(1))
+    await bench.until(lambda: bench.log.count("w1 starts at 1") == 1)
+    await bench.until(lambda: bench.states() == ["ready", "ready"])
+    assert bench.versions() == [1, 1]
+    assert "w0 is killed" not in bench.log
     await bench.fleet.close()

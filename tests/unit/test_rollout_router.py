@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dart_gui.rollout.router import QueueTimeoutError, Router
+from dart_gui.rollout.router import QueueFullError, QueueTimeoutError, Router
 from dart_gui.rollout.states import TRANSITIONS, WorkerSlot, WorkerState
 
 NEVER_S = 3600.0
@@ -145,3 +145,49 @@ def test_listeners_hear_of_each_move():
     slot.move(WorkerState.STARTING)
     slot.move(WorkerState.READY)
     assert heard == ["starting", "ready"]
+
+
+async def test_a_trajectory_leaves_a_hot_worker_and_stays_away():
+    slots = ready_slots(2)
+    router = Router(slots, capacity=16, max_imbalance=2)
+    home = await router.acquire("t", timeout_s=NEVER_S)
+    router.release(home)
+    home.num_in_flight = 2  # as many more as are allowed
+    assert await router.acquire("t", timeout_s=NEVER_S) is home
+    away = await router.acquire("t", timeout_s=NEVER_S)
+    assert away is not home
+    assert await router.acquire("t", timeout_s=NEVER_S) is away
+    assert router.routes == {"new": 1, "sticky": 2, "moved": 1}
+
+
+async def test_a_worker_short_of_cache_gets_no_more_than_its_limit():
+    slots = ready_slots(1)
+    router = Router(slots, capacity=8)
+    slots[0].max_in_flight = 1
+    await router.acquire("", timeout_s=NEVER_S)
+    waiting = asyncio.create_task(router.acquire("", timeout_s=NEVER_S))
+    await settle()
+    assert not waiting.done()
+    slots[0].max_in_flight = 2
+    slots[0].notify()
+    assert await waiting is slots[0]
+
+
+async def test_a_full_queue_says_when_to_come_again():
+    now = [100.0]
+    (slot,) = ready_slots(1)
+    router = Router([slot], capacity=1, max_queue=4, clock=lambda: now[0])
+    for _ in range(5):  # one request every two seconds
+        router.release(await router.acquire("", timeout_s=NEVER_S))
+        now[0] += 2.0
+    await router.acquire("", timeout_s=NEVER_S)
+    waiting = [asyncio.create_task(router.acquire("", timeout_s=NEVER_S)) for _ in range(4)]
+    await settle()
+    with pytest.raises(QueueFullError) as caught:
+        await router.acquire("", timeout_s=NEVER_S)
+    assert caught.value.retry_after_s == pytest.approx(4 * 10 / 4)
+    router.release(slot)
+    await settle()
+    assert router.queue_size == 3
+    for task in waiting:
+        task.cancel()

@@ -13,7 +13,11 @@ AGENTS = Registry(
     what="agent",
     key="agent.name",
     group="dart_gui.agents",
-    builtin={"ui-tars": "dart_gui.agent.agent:Agent"},
+    builtin={
+        "ui-tars": "dart_gui.agent.agent:Agent",
+        "qwen3-computer-use": "dart_gui.agent.computer_use:Qwen3Agent",
+        "qwen2.5-computer-use": "dart_gui.agent.computer_use:Qwen25Agent",
+    },
 )
 
 

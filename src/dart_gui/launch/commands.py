@@ -16,7 +16,7 @@ from rich.table import Table
 from dart_gui import config as config_module
 from dart_gui.config import Config
 from dart_gui.files import write_whole
-from dart_gui.launch import pinned, plan, preflight, run_folder
+from dart_gui.launch import pinned, plan, preflight, run_folder, vllm_checks
 from dart_gui.launch.children import Children, local_spawner
 from dart_gui.launch.ledger import LedgerView
 from dart_gui.launch.observe import Observer
@@ -247,7 +247,9 @@ def list_tasks(console: Console, suite_name: str) -> int:
 
 
 def show_config(console: Console, config_path: str | None, overrides: Sequence[str]) -> int:
-    text = config_module.dump(config_module.load(config_path, overrides))
+    """As TOML; what is worth knowing of it follows as comments."""
+    config = config_module.load(config_path, overrides)
+    text = "\n".join([config_module.dump(config), *vllm_checks.dry_run_lines(config)])
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from dart_gui.config import Config
 from dart_gui.errors import DartError, SetupError, boundary
-from dart_gui.launch import preflight
+from dart_gui.launch import preflight, vllm_checks
 
 MIN_CORES = 2
 MIN_MEMORY_GB = 4.0
@@ -259,4 +259,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("model", check_model),
     ("prompt", check_template),
     ("log-probabilities", check_parity),
+    ("vllm", vllm_checks.check_servers),
+    ("vllm memory", vllm_checks.check_memory),
+    ("desktop screens", vllm_checks.check_context),
 )

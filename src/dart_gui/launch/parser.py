@@ -191,6 +191,15 @@ def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     parser = _command(commands, "config", summary="print the resolved configuration")
     parser.add_argument("config", nargs="?", metavar="CONFIG")
+    parser = _command(
+        commands,
+        "migrate",
+        summary="translate the settings of a published DART-GUI deployment",
+        examples="  dart-gui migrate config/config.yaml .env > my-run.toml",
+        overrides=False,
+    )
+    parser.add_argument("yaml", type=Path, metavar="CONFIG_YAML", help="of the rollouter")
+    parser.add_argument("env", type=Path, nargs="?", metavar="ENV", help="its .env file")
 
 
 def _add_pool(commands: argparse._SubParsersAction[_Parser]) -> None:

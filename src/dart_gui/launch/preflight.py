@@ -13,6 +13,7 @@ from dart_gui.env.suites import get_suite
 from dart_gui.errors import ConfigError, SetupError
 from dart_gui.model.folder import check_model_folder
 from dart_gui.registry import absolute as absolute_reference
+from dart_gui.rollout.engines.vllm_server import find_executable
 
 
 def check(config: Config) -> Config:
@@ -28,6 +29,7 @@ def check(config: Config) -> Config:
     check_browser(config)
     check_port(config.rollout.host, config.rollout.port, service_url=config.rollout.url)
     check_token_file(config)
+    check_vllm(config)
     check_writable(Path(config.run.dir))
     return absolute(config)
 
@@ -102,6 +104,11 @@ def check_port(host: str, port: int, *, service_url: str = "") -> None:
                 f"port {port} on {host} {what} ({error.strerror}): choose another rollout.port, "
                 "or 0 for a free one."
             ) from None
+
+
+def check_vllm(config: Config) -> None:
+    if config.rollout.engine == "vllm" and not (config.vllm.urls or config.rollout.url):
+        find_executable(config.vllm.executable)
 
 
 def check_token_file(config: Config) -> None:

@@ -161,8 +161,14 @@ class Supervisor:
             lambda: self._ready_version() is not None,
             phase="starting the rollout service",
             awaited="a ready worker of the rollout service",
-            timeout_s=SERVICE_TIMEOUT_S,
+            timeout_s=self._service_timeout_s,
         )
+
+    @property
+    def _service_timeout_s(self) -> float:
+        """A vLLM server loads its model in a time of its own."""
+        uses_vllm = self._config.rollout.engine == "vllm"
+        return SERVICE_TIMEOUT_S + (self._config.vllm.start_timeout_s if uses_vllm else 0.0)
 
     def _serve_latest(self) -> None:
         """Have the newest weights in service: one that was started again may serve older ones."""
@@ -197,7 +203,8 @@ class Supervisor:
 
     def _train_until_enough(self) -> Stop:
         self._folder.set_status("trainer", {})  # what an earlier one said of its end
-        self._start(self._tools.children.runner())
+        if not self._config.sessions.enabled:  # with them, foreign programs play the episodes
+            self._start(self._tools.children.runner())
         trainer = self._start(self._tools.children.trainer())
         self._tools.watch.begin(self._tools.timing.now())
 

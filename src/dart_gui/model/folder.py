@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dart_gui.errors import ConfigError
+from dart_gui.errors import ConfigError, boundary
 
 REQUIRED_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+# These never make sense in a reply, and a sampled image pad would break every later forward.
+UNSPEAKABLE = (
+    "<|im_start|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 
 
 def check_model_folder(path: Path) -> None:
@@ -30,3 +42,39 @@ def check_model_folder(path: Path) -> None:
         raise ConfigError(f"{path / 'config.json'} is not valid JSON: {error}. {wanted}") from None
     if architectures != [ARCHITECTURE]:
         raise ConfigError(f"{path} holds a model of architecture {architectures}. {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFacts:
+    """What an engine must know of the ids of a model folder."""
+
+    eos_ids: frozenset[int]  # any of them ends a reply
+    masked_token_ids: list[int]  # may not be sampled; sorted
+
+
+def read_token_facts(path: Path) -> TokenFacts:
+    """From the JSON files of a model folder, without its tokenizer.
+
+    Raises:
+        ConfigError: a file is missing or is not what it should be.
+    """
+    with boundary(ConfigError, f"reading the token ids of the model folder {path}"):
+        tokenizer = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+        config = json.loads((path / "config.json").read_text())
+        generation = json.loads((path / "generation_config.json").read_text())
+        known = tokenizer["model"]["vocab"] | {
+            token["content"]: token["id"] for token in tokenizer["added_tokens"]
+        }
+        vocab_size = (config.get("text_config") or config)["vocab_size"]
+        eos = generation["eos_token_id"]
+        eos_ids = frozenset([eos] if isinstance(eos, int) else eos)
+        return TokenFacts(eos_ids, masked_token_ids(known, vocab_size, eos_ids))
+
+
+def masked_token_ids(
+    known: Mapping[str, Any], vocab_size: int, eos_ids: frozenset[int]
+) -> list[int]:
+    """Ids that no reply may hold: the unspeakable tokens, and rows of the head without a token."""
+    unspeakable = [known[token] for token in UNSPEAKABLE if token in known]
+    unused = range(len(known), vocab_size)
+    return sorted({*unspeakable, *unused} - eos_ids)

@@ -27,19 +27,10 @@ from transformers import (
 )
 
 from dart_gui.errors import ConfigError, DataError, PolicyError, boundary
-from dart_gui.model.folder import check_model_folder
+from dart_gui.model.folder import check_model_folder, masked_token_ids
 
 IMAGE_URL_PREFIX = "sha256:"
 END_OF_TURN = "<|im_end|>"
-# These never make sense in a reply, and a sampled image pad would break every later forward.
-UNSPEAKABLE = (
-    "<|im_start|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +73,9 @@ class PromptRenderer:
         self.merge = config.vision_config.spatial_merge_size**2
         eos = generation.eos_token_id
         self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
-        self.masked_token_ids = self._masked_token_ids(config.text_config.vocab_size)
-
-    def _masked_token_ids(self, vocab_size: int) -> list[int]:
-        known = self.tokenizer.get_vocab()
-        unspeakable = [known[token] for token in UNSPEAKABLE if token in known]
-        unused = range(len(self.tokenizer), vocab_size)
-        return sorted({*unspeakable, *unused} - self.eos_ids)
+        self.masked_token_ids = masked_token_ids(
+            self.tokenizer.get_vocab(), config.text_config.vocab_size, self.eos_ids
+        )
 
     # --- text -----------------------------------------------------------------------------
 

@@ -60,7 +60,12 @@ class _Answer:
 
 
 class _UnavailableError(PolicyError):
-    """Nobody listens, or the service is on its way down or up: worth another try."""
+    """Nobody listens, or the service is on its way down or up, or has too much to do: worth another
+    try after ``retry_after_s``."""
+
+    def __init__(self, text: str, retry_after_s: float = _RETRY_S) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class RolloutClient:
@@ -127,7 +132,11 @@ class RolloutClient:
         body |= asdict(sampling)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._complete(body, images, {"X-Trajectory-Id": trajectory_id})
+                headers = {
+                    "X-Trajectory-Id": trajectory_id,
+                    "X-Request-Timeout-S": f"{self._timeout_s:g}",
+                }
+                return await self._complete(body, images, headers)
         except TimeoutError:
             raise PolicyError(f"no completion within {self._timeout_s} s") from None
 
@@ -142,8 +151,8 @@ class RolloutClient:
                 answer = await self._call("POST", path, json=body, headers=headers)
                 if answer.error.get("type") != "missing_images":
                     return _completion(answer)
-            except _UnavailableError:
-                await asyncio.sleep(_RETRY_S)
+            except _UnavailableError as error:
+                await asyncio.sleep(error.retry_after_s)
                 continue
             num_forgotten += 1
             if num_forgotten > _MAX_FORGOTTEN:
@@ -291,6 +300,8 @@ def _checked(answer: _Answer) -> dict[str, Any]:
         raise ContextLengthError(message)
     if kind in ("shutting_down", "not_ready"):
         raise _UnavailableError(message)
+    if answer.status == 429:
+        raise _UnavailableError(message, float(answer.error.get("retry_after_s", _RETRY_S)))
     raise PolicyError(f"the rollout service answered {answer.status}: {message}")
 
 

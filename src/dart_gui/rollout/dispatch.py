@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dart_gui.rollout.chat import ChatRequest
 from dart_gui.rollout.fleet import Fleet
 from dart_gui.rollout.httpd import ApiError
-from dart_gui.rollout.router import QueueTimeoutError, Router
+from dart_gui.rollout.router import QueueFullError, QueueTimeoutError, Router
 from dart_gui.rollout.states import WorkerSlot
+from dart_gui.rollout.telemetry import Telemetry
 from dart_gui.rollout.worker_process import WorkerAnswer, WorkerGoneError, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -26,44 +27,78 @@ class Dispatcher:
         fleet: Fleet,
         *,
         timeout_s: float,
+        telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router = router
         self._fleet = fleet
         self._timeout_s = timeout_s
+        self._telemetry = telemetry or Telemetry()
         self._clock = clock
         self._answered_at: dict[str, float] = {}
         self.num_in_flight = 0
 
     async def complete(
-        self, request: ChatRequest, images: Mapping[str, bytes], *, trajectory_id: str
+        self,
+        request: ChatRequest,
+        images: Mapping[str, bytes],
+        *,
+        trajectory_id: str,
+        timeout_s: float | None = None,
     ) -> WorkerAnswer:
-        """Raises:
-        ApiError: 503 where no worker took it in time, 504 where none answered, 502 after
-            MAX_SENDS workers died.
+        """``timeout_s`` is the caller's own limit, where it is below the service's.
+
+        Raises:
+            ApiError: 429 where too many wait, 503 where no worker took it in time, 504 where none
+                answered, 502 after MAX_SENDS workers died.
         """
-        deadline = self._clock() + self._timeout_s
+        started_at = self._clock()
+        limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         self.num_in_flight += 1
+        status = 499  # the caller went away
         try:
-            for _ in range(MAX_SENDS):
-                slot = await self._acquire(trajectory_id, deadline)
-                try:
-                    return await self._send(slot, request, images, deadline)
-                except WorkerGoneError as error:
-                    log.warning("a request is sent again: %s", error)
-                finally:
-                    self._router.release(slot)
+            answer = await self._complete(request, images, trajectory_id, started_at + limit_s)
+            status = answer.status
+            return answer
+        except ApiError as error:
+            status = error.status
+            raise
         finally:
             self.num_in_flight -= 1
+            self._telemetry.answers[status] += 1
+            self._telemetry.request_s.add(self._clock() - started_at)
+
+    async def _complete(
+        self,
+        request: ChatRequest,
+        images: Mapping[str, bytes],
+        trajectory_id: str,
+        deadline: float,
+    ) -> WorkerAnswer:
+        for _ in range(MAX_SENDS):
+            slot = await self._acquire(trajectory_id, deadline)
+            try:
+                return await self._send(slot, request, images, deadline)
+            except WorkerGoneError as error:
+                log.warning("a request is sent again: %s", error)
+                self._telemetry.num_resends += 1
+            finally:
+                self._router.release(slot)
         raise ApiError(502, "worker_error", f"{MAX_SENDS} workers died while they had this request")
 
     async def _acquire(self, trajectory_id: str, deadline: float) -> WorkerSlot:
+        asked_at = self._clock()
         try:
-            return await self._router.acquire(
-                trajectory_id, timeout_s=max(0.0, deadline - self._clock())
+            slot = await self._router.acquire(
+                trajectory_id, timeout_s=max(0.0, deadline - asked_at)
             )
         except QueueTimeoutError as error:
             raise ApiError(503, "overloaded", str(error)) from None
+        except QueueFullError as error:
+            retry_after_s = round(error.retry_after_s, 1)
+            raise ApiError(429, "overloaded", str(error), retry_after_s=retry_after_s) from None
+        self._telemetry.wait_s.add(self._clock() - asked_at)
+        return slot
 
     async def _send(
         self,
@@ -83,7 +118,10 @@ class Dispatcher:
         except TimeoutError:
             self._judge(process, sent_at)
             raise ApiError(
-                504, "timeout", f"no answer within {self._timeout_s} s (rollout.request_timeout_s)"
+                504,
+                "timeout",
+                f"no answer within {self._clock() - sent_at:.1f} s (rollout.request_timeout_s = "
+                f"{self._timeout_s}, or the caller's own limit)",
             ) from None
         self._answered_at[slot.worker_id] = self._clock()
         if answer.status == 409:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dart_gui.errors import SetupError
+from dart_gui.rollout.fingerprint import Agreement
 from dart_gui.rollout.states import WorkerSlot, WorkerState
 from dart_gui.rollout.worker_process import (
     LoadBusyError,
@@ -60,6 +61,7 @@ class Fleet:
         self._new_process = new_process
         self._fallbacks = [base]  # the newest weights that some worker has taken come last
         self._failed_version = -1
+        self._agreement = Agreement()
         self._max_unavailable = max_unavailable
         self._drain_timeout_s = drain_timeout_s
         self._clock = clock
@@ -90,6 +92,15 @@ class Fleet:
         log.error("%s is given up in state %s: %s", slot.worker_id, slot.state, reason)
         slot.move(WorkerState.DEAD)
         process.kill()
+
+    def hold(self, slot: WorkerSlot, held: bool) -> None:
+        """Take a worker out of service once it is idle, or let it come back."""
+        slot.held = held
+        slot.notify()
+
+    def refusal(self, version: int) -> str | None:
+        """Why no worker takes this version, None while it is not refused."""
+        return self.update_error if version == self._failed_version else None
 
     async def wait(self) -> None:
         """Until a controller ends, which it never should: raises what ended it."""
@@ -131,6 +142,8 @@ class Fleet:
     async def _control(self, slot: WorkerSlot) -> None:
         backoff_s = _MIN_BACKOFF_S
         while True:
+            while slot.held:
+                await self._change()
             started_at = self._clock()
             await self._live(slot)
             healthy = self._clock() - started_at > _HEALTHY_S
@@ -147,6 +160,7 @@ class Fleet:
         try:
             slot.policy_version = await process.start(weights)
             self._verify(slot, weights)
+            self._compare(slot, process, fresh=True)
         except SetupError as error:
             self._on_start_error(slot, weights, error)
         else:
@@ -164,6 +178,10 @@ class Fleet:
         ended = asyncio.create_task(process.wait())
         ended.add_done_callback(lambda _: self._changed.set())
         while not ended.done():
+            if slot.held and await self._drain(slot, process):
+                slot.move(WorkerState.DEAD)
+                process.kill()
+                return
             if self._may_update(slot):
                 await self._update(slot, process)
             else:
@@ -194,6 +212,15 @@ class Fleet:
         if weights.policy_version > self._fallbacks[-1].policy_version:
             self._fallbacks[1:] = [weights]
 
+    def _compare(self, slot: WorkerSlot, process: WorkerProcess, *, fresh: bool) -> None:
+        suspect = self._agreement.suspect(
+            slot.worker_id, slot.policy_version, process.fingerprint, fresh=fresh
+        )
+        if suspect == slot.worker_id:
+            raise WorkerGoneError("its weights are not those of the other workers")
+        if suspect is not None:
+            self.fail(self._processes[suspect], "its weights are not those of a fresh start")
+
     def _reject(self, weights: WeightsRef, reason: str) -> None:
         """These weights are not tried again: only a newer version ends the state."""
         self._failed_version = weights.policy_version
@@ -222,7 +249,10 @@ class Fleet:
         ready = slot.state is WorkerState.READY
         return ready and num_updating < self._max_unavailable and self._is_behind(slot)
 
-    async def _update(self, slot: WorkerSlot, process: WorkerProcess) -> None:
+    async def _drain(self, slot: WorkerSlot, process: WorkerProcess) -> bool:
+        """True when nothing is in flight; False where the worker was given up."""
+        if slot.state is WorkerState.DEAD:
+            return False
         slot.move(WorkerState.DRAINING)
         try:
             async with asyncio.timeout(self._drain_timeout_s):
@@ -230,7 +260,10 @@ class Fleet:
                     await self._change()
         except TimeoutError:
             self.fail(process, f"requests in flight after draining for {self._drain_timeout_s} s")
-        if slot.state is not WorkerState.DEAD:
+        return slot.state is WorkerState.DRAINING
+
+    async def _update(self, slot: WorkerSlot, process: WorkerProcess) -> None:
+        if await self._drain(slot, process):
             await self._take(slot, process)
 
     async def _take(self, slot: WorkerSlot, process: WorkerProcess) -> None:
@@ -240,6 +273,7 @@ class Fleet:
         try:
             slot.policy_version = await self._load(process, weights)
             self._verify(slot, weights)
+            self._compare(slot, process, fresh=False)
         except LoadRefusedError as error:
             self._reject(weights, str(error))
         except (WorkerGoneError, SetupError) as error:

@@ -7,6 +7,7 @@ import asyncio
 import hmac
 import json
 import logging
+import math
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,10 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         body = {"message": str(self), "type": self.kind, "code": self.status, **self.extra}
-        return json_response({"error": body}, status=self.status)
+        response = json_response({"error": body}, status=self.status)
+        if "retry_after_s" in self.extra:
+            response.headers["Retry-After"] = str(math.ceil(self.extra["retry_after_s"]))
+        return response
 
 
 def bad_request(message: str) -> ApiError:

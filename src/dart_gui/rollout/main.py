@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from urllib.parse import urlsplit
 from dart_gui.config import Config, load
 from dart_gui.errors import DataError
 from dart_gui.files import write_whole
-from dart_gui.rollout.service import serve
+from dart_gui.rollout.service import Extension, serve
 from dart_gui.rollout.token import read_token
+from dart_gui.rollout.updates import UpdateJob
 from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ def run(run_dir: Path) -> int:
     """Serve the run until SIGTERM or SIGINT; returns the exit status.
 
     ``status/rollout.json`` ({"url", "pid"}) appears when the service is ready.
-    ``status/weights.json`` keeps the newest published weights, with which a restart comes up.
+    ``status/weights.json`` keeps the newest published weights, with which a restart comes up, and
+    ``status/updates.json`` the jobs that brought the workers to it.
 
     Raises:
         DartError: the configuration, the token, the port or the model is wrong.
@@ -53,23 +56,47 @@ async def _serve(run_dir: Path, config: Config, token: str) -> None:
     status_dir = run_dir / "status"
     weights_path = status_dir / "weights.json"
     status_path = status_dir / "rollout.json"
-    async with serve(
-        config,
-        token=token,
-        weights=read_weights(weights_path),
-        preferred_port=_last_port(status_path),
-        on_publish=lambda weights: _remember(weights_path, weights),
-    ) as running:
+    updates_path = status_dir / "updates.json"
+
+    def save_updates(jobs: list[UpdateJob]) -> None:
+        _remember(updates_path, {"updates": [job.to_json() for job in jobs]})
+
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(
+            serve(
+                config,
+                token=token,
+                weights=read_weights(weights_path),
+                preferred_port=_last_port(status_path),
+                on_publish=lambda weights: _remember(weights_path, asdict(weights)),
+                updates=read_updates(updates_path),
+                on_updates=save_updates,
+                extensions=await _extensions(stack, run_dir, config),
+            )
+        )
         write_json(status_path, {"url": running.url, "pid": os.getpid()})
         log.info("serving at %s", running.url)
         await running.wait()
 
 
-def _remember(path: Path, weights: WeightsRef) -> None:
+async def _extensions(stack: AsyncExitStack, run_dir: Path, config: Config) -> list[Extension]:
+    found: list[Extension] = []
+    if config.compat.enabled:
+        from dart_gui.compat.published_routes import PublishedRoutes
+
+        found.append(PublishedRoutes(config.compat, model_path=config.model.path))
+    if config.sessions.enabled:
+        from dart_gui.sessions.routes import open_sessions
+
+        found.append(await stack.enter_async_context(open_sessions(run_dir, config)))
+    return found
+
+
+def _remember(path: Path, tree: dict[str, Any]) -> None:
     """A disk that is full costs the memory of these weights, not their service: after a restart we
     would come up with older ones, and the trainer tells a service that it finds anew."""
     try:
-        write_json(path, asdict(weights))
+        write_json(path, tree)
     except DataError as error:
         log.warning("%s", error)
 
@@ -87,6 +114,22 @@ def read_weights(path: Path) -> WeightsRef | None:
         raise DataError(
             f"{path} does not name the newest weights: {error!r}. Delete it to serve model.path "
             "until the trainer publishes again."
+        ) from None
+
+
+def read_updates(path: Path) -> list[UpdateJob]:
+    """Raises:
+    DataError: the file is there and is not what :func:`run` writes.
+    """
+    if not path.exists():
+        return []
+    try:
+        trees = json.loads(path.read_text(encoding="utf-8"))["updates"]
+        return [UpdateJob.from_json(tree) for tree in trees]
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise DataError(
+            f"{path} does not hold the weight updates: {error}. Delete it to forget them; the "
+            "workers go to the newest weights all the same."
         ) from None
 
 

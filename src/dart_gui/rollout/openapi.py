@@ -11,6 +11,7 @@ from typing import Any
 
 from dart_gui import __version__
 from dart_gui.rollout.states import WorkerState
+from dart_gui.rollout.updates import UpdateState
 
 Schema = dict[str, Any]
 
@@ -121,6 +122,19 @@ _STATUS = _object(
 )
 
 
+_UPDATE = _object(
+    {
+        "update_id": _STRING,
+        "weights": _WEIGHTS,
+        "state": {"enum": [state.value for state in UpdateState]},
+        "created_at": _NUMBER,
+        "ended_at": _nullable(_NUMBER),
+        "error": _nullable(_STRING),
+    },
+    {"workers": _list(_WORKER)},
+)
+
+
 def _chat(*, min_temperature: float, max_context: int) -> Schema:
     temperature = {"anyOf": [{"const": 0}, {"type": "number", "minimum": min_temperature}]}
     tokens = _nullable({"type": "integer", "minimum": 1, "maximum": max_context})
@@ -180,16 +194,21 @@ def document(*, min_temperature: float, max_context: int) -> Schema:
         "complete",
         "One reply, made whole by one worker at one policy version",
         _COMPLETION,
-        errors="400 404 413 502 503 504",
+        errors="400 404 413 429 502 503 504",
         body=_json(chat),
     )
     publish = _operation(
         "publish",
         "Set the weights to serve; the workers take them one by one",
-        _object({"accepted": {"type": "boolean"}, "desired_version": _VERSION}),
+        _object(
+            {"accepted": {"type": "boolean"}, "desired_version": _VERSION},
+            {"update_id": _STRING},
+        ),
         errors="400 413",
         body=_json(_WEIGHTS),
     )
+    updates = _object({"updates": _list(_UPDATE)})
+    update_id = {"name": "update_id", "in": "path", "required": True, "schema": _STRING}
     models = _object({"object": _STRING, "data": _list(_object({"id": _STRING}))})
     health = _object({"status": _STRING})
     return {
@@ -201,6 +220,11 @@ def document(*, min_temperature: float, max_context: int) -> Schema:
             "/images/{key}": {"parameters": [key], "put": put},
             "/v1/chat/completions": {"post": complete},
             "/weights": {"post": publish},
+            "/updates": {"get": _operation("updates", "Weight updates", updates, errors="")},
+            "/updates/{update_id}": {
+                "parameters": [update_id],
+                "get": _operation("update", "One weight update", _UPDATE, errors="404"),
+            },
             "/v1/models": {"get": _operation("models", "The model", models, errors="")},
             "/status": {"get": _operation("status", "Workers and queue", _STATUS, errors="")},
             "/health": {"get": _operation("health", "Is any worker up", health, errors="503")},

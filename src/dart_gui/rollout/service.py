@@ -1,34 +1,35 @@
 """The rollout service: an OpenAI-compatible server in front of N worker processes.
 
 Routes, all with a bearer token: ``PUT /images/{sha256}``, ``POST /v1/chat/completions``,
-``GET /v1/models``, ``POST /weights``, ``GET /status``, ``GET /health``, ``GET /openapi.json``. A
-screenshot is put once under the hash of its PNG and named by it afterwards; data URLs work too.
+``GET /v1/models``, ``POST /weights``, ``GET /updates``, ``GET /updates/{id}``, ``GET /status``,
+``GET /metrics``, ``GET /health``, ``GET /openapi.json``. A screenshot is put once under the hash of its
+PNG and named by it afterwards; data URLs work too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import itertools
 import logging
+import math
 import os
-import secrets
-import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp
 
 from dart_gui.config import Config
-from dart_gui.errors import SetupError
 from dart_gui.rollout import openapi
+from dart_gui.rollout.assembly import capacity, chat_defaults, new_fleet, socket_dir
+from dart_gui.rollout.binding import bind
 from dart_gui.rollout.chat import MIN_TEMPERATURE, ChatDefaults, ChatRequest, parse_request
 from dart_gui.rollout.dispatch import Dispatcher
 from dart_gui.rollout.fleet import Fleet
+from dart_gui.rollout.health import HealthMonitor
 from dart_gui.rollout.httpd import (
     ApiError,
     BearerAuth,
@@ -48,13 +49,16 @@ from dart_gui.rollout.images import (
 )
 from dart_gui.rollout.router import Router
 from dart_gui.rollout.states import WorkerSlot, WorkerState
-from dart_gui.rollout.worker import MAX_REQUEST_BYTES, WorkerSettings
-from dart_gui.rollout.worker_process import WorkerProcess
+from dart_gui.rollout.telemetry import CONTENT_TYPE, Telemetry
+from dart_gui.rollout.updates import UpdateJob, Updates
+from dart_gui.rollout.worker import MAX_REQUEST_BYTES
+from dart_gui.rollout.worker_process import WorkerAnswer
 from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
 _MAX_IMAGES_PER_REQUEST = 64
 _DRAIN_S = 3.0
+TIMEOUT_HEADER = "x-request-timeout-s"
 
 
 class RolloutService:
@@ -65,6 +69,8 @@ class RolloutService:
         fleet: Fleet,
         router: Router,
         dispatcher: Dispatcher,
+        updates: Updates,
+        telemetry: Telemetry,
         *,
         defaults: ChatDefaults,
         image_cache_bytes: int,
@@ -73,21 +79,32 @@ class RolloutService:
         self._fleet = fleet
         self._router = router
         self._dispatcher = dispatcher
+        self._updates = updates
+        self._telemetry = telemetry
         self._defaults = defaults
         self._images = ImageCache(image_cache_bytes)
         self._on_publish = on_publish
         self._closing = False
 
-    def app(self) -> FastAPI:
-        app = new_app()
+    @property
+    def fleet(self) -> Fleet:
+        return self._fleet
+
+    @property
+    def model(self) -> ChatDefaults:
+        return self._defaults
+
+    def add_routes(self, app: FastAPI) -> None:
         app.add_api_route("/images/{key}", self.put_image, methods=["PUT"])
         app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"])
         app.add_api_route("/v1/models", self.models, methods=["GET"])
         app.add_api_route("/weights", self.publish, methods=["POST"])
+        app.add_api_route("/updates", self.list_updates, methods=["GET"])
+        app.add_api_route("/updates/{update_id}", self.update, methods=["GET"])
         app.add_api_route("/status", self.status, methods=["GET"])
+        app.add_api_route("/metrics", self.metrics, methods=["GET"])
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_api_route("/openapi.json", self.openapi, methods=["GET"])
-        return app
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new request; wait a while for those in flight."""
@@ -111,14 +128,29 @@ class RolloutService:
         return json_response({"sha256": key, "num_bytes": len(png)})
 
     async def chat(self, request: Request) -> Response:
+        answer, _ = await self.complete(
+            await read_json(request, MAX_REQUEST_BYTES),
+            trajectory_id=request.headers.get("x-trajectory-id", ""),
+            timeout_s=_caller_timeout_s(request.headers.get(TIMEOUT_HEADER)),
+        )
+        return Response(answer.body, status_code=answer.status, media_type="application/json")
+
+    async def complete(
+        self, body: dict[str, Any], *, trajectory_id: str, timeout_s: float | None = None
+    ) -> tuple[WorkerAnswer, dict[str, bytes]]:
+        """The worker's answer to a chat request, and the screenshots of its prompt by hash.
+
+        Raises:
+            ApiError: the request is refused, or got no answer in time.
+        """
         if self._closing:
             raise ApiError(503, "shutting_down", "the service is shutting down")
-        body = await read_json(request, MAX_REQUEST_BYTES)
         chat, inline = parse_request(body, self._defaults)
         images = self._collect(chat, inline)
-        trajectory_id = request.headers.get("x-trajectory-id", "")
-        answer = await self._dispatcher.complete(chat, images, trajectory_id=trajectory_id)
-        return Response(answer.body, status_code=answer.status, media_type="application/json")
+        answer = await self._dispatcher.complete(
+            chat, images, trajectory_id=trajectory_id, timeout_s=timeout_s
+        )
+        return answer, images
 
     def _collect(self, chat: ChatRequest, inline: dict[str, bytes]) -> dict[str, bytes]:
         """Held by the request from here on: what the cache evicts later does not matter to it."""
@@ -156,7 +188,7 @@ class RolloutService:
         return json_response({"object": "list", "data": [model]})
 
     async def publish(self, request: Request) -> Response:
-        """Sets what the workers should serve and returns at once: /status tells their progress."""
+        """Sets what the workers should serve and returns at once: /updates/{id} tells the progress."""
         body = await read_json(request, 2**20)
         version, path = body.get("policy_version"), body.get("path")
         if type(version) is not int or not 0 <= version <= openapi.MAX_VERSION:
@@ -168,24 +200,55 @@ class RolloutService:
         if not _is_path(folder):
             raise bad_request("path must name a Hugging Face folder")
         weights = WeightsRef(policy_version=version, path=folder)
-        accepted = self._fleet.publish(weights)
-        if accepted:
-            self._on_publish(weights)
-        desired = self._fleet.desired.policy_version
-        return json_response({"accepted": accepted, "desired_version": desired})
+        job = self.accept(weights)
+        desired_version = self._fleet.desired.policy_version
+        answer = {"accepted": job is not None, "desired_version": desired_version}
+        return json_response(answer | ({"update_id": job.update_id} if job else {}))
+
+    def accept(self, weights: WeightsRef) -> UpdateJob | None:
+        """Begin the update to ``weights``; None where they are not newer than the desired ones."""
+        if not self._fleet.publish(weights):
+            return None
+        self._on_publish(weights)
+        return self._updates.begin(weights)
+
+    async def list_updates(self) -> Response:
+        return json_response({"updates": [job.to_json() for job in self._updates.all()]})
+
+    async def update(self, update_id: str) -> Response:
+        job = self._updates.get(update_id)
+        if job is None:
+            raise ApiError(404, "invalid_request_error", f"there is no update {update_id!r:.80}")
+        workers = [_worker_status(slot) for slot in self._fleet.slots]
+        return json_response(job.to_json() | {"workers": workers})
 
     async def status(self) -> Response:
-        return json_response(
-            {
-                "workers": [_worker_status(slot) for slot in self._fleet.slots],
-                "desired_version": self._fleet.desired.policy_version,
-                "queue_size": self._router.queue_size,
-                "update_error": self._fleet.update_error,
-                "num_images": len(self._images),
-                "image_bytes": self._images.num_bytes,
-                "model": self._defaults.model,
-            }
+        return json_response(self.status_body())
+
+    def status_body(self) -> dict[str, Any]:
+        return {
+            "workers": [_worker_status(slot) for slot in self._fleet.slots],
+            "desired_version": self._fleet.desired.policy_version,
+            "queue_size": self._router.queue_size,
+            "update_error": self._fleet.update_error,
+            "num_images": len(self._images),
+            "image_bytes": self._images.num_bytes,
+            "model": self._defaults.model,
+        }
+
+    def updates(self) -> list[UpdateJob]:
+        """Oldest first."""
+        return self._updates.all()
+
+    async def metrics(self) -> Response:
+        text = self._telemetry.render(
+            self._fleet.slots,
+            self._updates.all(),
+            queue_size=self._router.queue_size,
+            sticky=self._router.routes,
+            desired_version=self._fleet.desired.policy_version,
         )
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def openapi(self) -> Response:
         return json_response(
@@ -200,6 +263,19 @@ class RolloutService:
         if self._closing or all(slot.state in down for slot in self._fleet.slots):
             raise ApiError(503, "not_ready", "no worker is ready")
         return json_response({"status": "ok"})
+
+
+def _caller_timeout_s(header: str | None) -> float | None:
+    """Seconds that the caller waits; what comes later is computed for nobody."""
+    if header is None:
+        return None
+    try:
+        timeout_s = float(header)
+    except ValueError:
+        timeout_s = math.nan
+    if not timeout_s > 0:
+        raise bad_request(f"{TIMEOUT_HEADER} = {header!r:.40} must be seconds above 0")
+    return timeout_s
 
 
 def _is_path(folder: str) -> bool:
@@ -219,6 +295,10 @@ def _worker_status(slot: WorkerSlot) -> dict[str, Any]:
         "num_completed": slot.num_completed,
         "busy_s": slot.busy_s,
         "restarts": slot.restarts,
+        "kv_pressure": slot.kv_pressure,
+        "max_in_flight": slot.max_in_flight,
+        "prefix_queries": slot.prefix_queries,
+        "prefix_hits": slot.prefix_hits,
     }
 
 
@@ -246,7 +326,17 @@ class RunningService:
                 task.cancel()
 
 
-def _ignore(_: WeightsRef) -> None:
+class Extension(Protocol):
+    """Further routes of the process, such as those of the published service."""
+
+    def add_routes(self, app: FastAPI, service: RolloutService, url: str) -> None:
+        """Before the service's own, so that a route of the same path replaces it."""
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Around everything, the check of the token included."""
+
+
+def _ignore(_: object) -> None:
     return
 
 
@@ -258,122 +348,71 @@ async def serve(
     weights: WeightsRef | None = None,
     preferred_port: int = 0,
     on_publish: Callable[[WeightsRef], None] = _ignore,
+    updates: Sequence[UpdateJob] = (),
+    on_updates: Callable[[list[UpdateJob]], None] = _ignore,
+    extensions: Sequence[Extension] = (),
 ) -> AsyncIterator[RunningService]:
     """Serve from entry, when every worker is ready, to exit, when every process has ended.
 
     ``weights`` are the newest published ones, None for ``model.path`` at version 0; ``on_publish``
     is called with each newer version before it is acknowledged. ``preferred_port`` is tried where
-    the configuration asks for any free port.
+    the configuration asks for any free port. ``updates`` are the jobs known before a restart;
+    ``on_updates`` gets all of them after each change.
 
     Raises:
         SetupError: the port is taken, or a worker cannot start.
     """
     base = WeightsRef(policy_version=0, path=config.model.path)
-    sock = _bind(config.rollout.host, config.rollout.port, preferred_port)
-    with sock, tempfile.TemporaryDirectory(prefix="dart-", dir=_socket_dir()) as folder:
-        fleet = _new_fleet(config, Path(folder), base=base, desired=weights or base)
-        router = Router(fleet.slots, capacity=_capacity(config.rollout.max_batch_size))
-        dispatcher = Dispatcher(router, fleet, timeout_s=config.rollout.request_timeout_s)
+    sock = bind(config.rollout.host, config.rollout.port, preferred_port)
+    with sock, tempfile.TemporaryDirectory(prefix="dart-", dir=socket_dir()) as folder:
+        fleet = new_fleet(config, Path(folder), base=base, desired=weights or base)
+        limit = capacity(config.rollout.max_batch_size)
+        router = Router(
+            fleet.slots,
+            capacity=limit,
+            max_queue=config.rollout.max_queue or None,
+            max_imbalance=config.rollout.max_imbalance,
+        )
+        telemetry = Telemetry()
+        dispatcher = Dispatcher(
+            router, fleet, timeout_s=config.rollout.request_timeout_s, telemetry=telemetry
+        )
+        monitor = HealthMonitor(fleet, capacity=limit, interval_s=config.rollout.health_interval_s)
         service = RolloutService(
             fleet,
             router,
             dispatcher,
-            defaults=_defaults(config),
+            Updates(fleet.slots, refusal=fleet.refusal, jobs=updates, save=on_updates),
+            telemetry,
+            defaults=chat_defaults(config),
             image_cache_bytes=config.rollout.image_cache_mb * 2**20,
             on_publish=on_publish,
         )
-        server = HttpServer(BearerAuth(service.app(), token), sock)
         host, port = sock.getsockname()[:2]
+        url = f"http://{host}:{port}"
+        server = HttpServer(_guarded_app(service, extensions, token, url), sock)
         try:
             await fleet.start()
             await server.start()
-            yield RunningService(f"http://{host}:{port}", fleet, server)
+            health = asyncio.create_task(monitor.run())
+            try:
+                yield RunningService(url, fleet, server)
+            finally:
+                health.cancel()
         finally:
             await service.drain(_DRAIN_S)
             await server.close()
             await fleet.close()
 
 
-def _socket_dir() -> str | None:
-    """The path of a Unix socket has at most 107 bytes (103 on macOS)."""
-    return None if len(os.fsencode(tempfile.gettempdir())) < 70 else "/tmp"
-
-
-def _capacity(max_batch_size: int) -> int:
-    """A few more than are decoded at once: the engine starts the next without a round trip."""
-    return max_batch_size + max(1, max_batch_size // 4)
-
-
-def _bind(host: str, port: int, preferred: int) -> socket.socket:
-    if port == 0 and preferred:
-        try:
-            return _bind_one(host, preferred)
-        except OSError:
-            log.info("port %d of the last start is taken: using another one", preferred)
-    try:
-        return _bind_one(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise SetupError(
-                f"rollout.port = {port} on {host} is taken by another process. Stop that process, "
-                "or set rollout.port to another port, or to 0 for a free one."
-            ) from None
-        raise SetupError(
-            f"cannot listen on rollout.host = {host!r}, rollout.port = {port}: "
-            f"{error.strerror or error}. Use an address of this machine, such as 127.0.0.1."
-        ) from None
-
-
-def _bind_one(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _defaults(config: Config) -> ChatDefaults:
-    return ChatDefaults(
-        model=Path(config.model.path).name or config.model.path,
-        temperature=config.rollout.temperature,
-        max_tokens=config.rollout.max_tokens,
-        max_context=config.rollout.max_context,
-        draw_seed=lambda: secrets.randbits(63),
-    )
-
-
-def _new_fleet(config: Config, folder: Path, *, base: WeightsRef, desired: WeightsRef) -> Fleet:
-    numbers = itertools.count()
-
-    def new_process(slot: WorkerSlot) -> WorkerProcess:
-        # a socket of its own for each start: the one of a killed process stays on disk
-        path = folder / f"{slot.worker_id}-{next(numbers)}.sock"
-        return WorkerProcess(slot, _worker_settings(config, slot.worker_id, path))
-
-    return Fleet(
-        [WorkerSlot(worker_id=f"worker-{index}") for index in range(config.rollout.num_workers)],
-        new_process,
-        base=base,
-        desired=desired,
-        max_unavailable=config.rollout.max_unavailable,
-        drain_timeout_s=config.rollout.request_timeout_s,
-    )
-
-
-def _worker_settings(config: Config, worker_id: str, path: Path) -> WorkerSettings:
-    return WorkerSettings(
-        worker_id=worker_id,
-        socket=str(path),
-        engine=config.rollout.engine,
-        model_path=config.model.path,
-        policy_version=0,
-        max_batch_size=config.rollout.max_batch_size,
-        max_context=config.rollout.max_context,
-        device=config.model.device,
-        dtype=config.model.dtype,
-        threads=config.launch.threads,
-        image_cache_bytes=config.rollout.image_cache_mb * 2**20,
-    )
+def _guarded_app(
+    service: RolloutService, extensions: Sequence[Extension], token: str, url: str
+) -> ASGIApp:
+    app = new_app()
+    for extension in extensions:
+        extension.add_routes(app, service, url)
+    service.add_routes(app)
+    guarded: ASGIApp = BearerAuth(app, token)
+    for extension in extensions:
+        guarded = extension.wrap(guarded)
+    return guarded

@@ -35,6 +35,11 @@ class WorkerSlot:
     num_completed: int = 0
     busy_s: float = 0.0  # of all processes of this slot together
     restarts: int = 0
+    held: bool = False  # taken out of service by hand
+    max_in_flight: int | None = None  # below the router's own limit while KV cache is short
+    kv_pressure: float = 0.0  # share of the KV cache in use; 0 where requests do not share one
+    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache, of the running process
+    prefix_hits: int = 0  # of them found
     listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def move(self, state: WorkerState) -> None:
@@ -44,5 +49,8 @@ class WorkerSlot:
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"{self.worker_id} cannot go from {self.state} to {state}")
         self.state = state
+        self.notify()
+
+    def notify(self) -> None:
         for listener in self.listeners:
             listener()

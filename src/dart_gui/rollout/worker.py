@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class WorkerSettings:
     dtype: str
     threads: int
     image_cache_bytes: int
+    request_timeout_s: float = 3600.0
+    vllm: dict[str, Any] | None = None  # of VllmSettings, for the engine of that name
 
 
 def build_engine(settings: WorkerSettings) -> Engine:
@@ -71,6 +73,8 @@ def build_engine(settings: WorkerSettings) -> Engine:
             policy_version=settings.policy_version,
             max_context=settings.max_context,
         )
+    if settings.engine == "vllm":
+        return _build_vllm(settings)
     from dart_gui.rollout.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(
@@ -82,6 +86,34 @@ def build_engine(settings: WorkerSettings) -> Engine:
         dtype=settings.dtype,
         threads=settings.threads,
     )
+
+
+def _build_vllm(settings: WorkerSettings) -> Engine:
+    from dart_gui.rollout.engines.vllm_engine import VllmEngine
+    from dart_gui.rollout.engines.vllm_server import ModelSettings, VllmSettings
+
+    model = ModelSettings(
+        folder=Path(settings.model_path),
+        max_context=settings.max_context,
+        max_batch_size=settings.max_batch_size,
+        dtype=settings.dtype,
+        threads=settings.threads,
+    )
+    return VllmEngine(
+        model,
+        VllmSettings(**settings.vllm or {}),
+        policy_version=settings.policy_version,
+        request_timeout_s=settings.request_timeout_s,
+    )
+
+
+def engine_facts(engine: Engine) -> dict[str, Any]:
+    """What the service is told of an engine after its start and after each load."""
+    fingerprint = engine.fingerprint
+    return {
+        "policy_version": engine.policy_version,
+        "fingerprint": fingerprint.to_json() if fingerprint else None,
+    }
 
 
 class WorkerApp:
@@ -106,6 +138,7 @@ class WorkerApp:
         app = new_app()
         app.add_api_route("/images/{key}", self.put_image, methods=["PUT"])
         app.add_api_route("/generate", self.generate, methods=["POST"])
+        app.add_api_route("/health", self.health, methods=["GET"])
         app.add_api_route("/load", self.load, methods=["POST"])
         return app
 
@@ -162,6 +195,10 @@ class WorkerApp:
     def _leave(self) -> None:
         self._num_in_flight -= 1
 
+    async def health(self) -> Response:
+        """That this process answers at all, and how its engine does."""
+        return json_response({"busy_s": self._engine.busy_s, **asdict(self._engine.load)})
+
     async def load(self, request: Request) -> Response:
         """409 while requests are in flight; 422 where the weights are refused and the old ones stay
         in service; else the version that the engine has now."""
@@ -178,7 +215,7 @@ class WorkerApp:
             raise ApiError(422, "load_failed", str(error)) from None
         finally:
             self._loading = False
-        return json_response({"policy_version": self._engine.policy_version})
+        return json_response(engine_facts(self._engine))
 
 
 def _exit_with_parent() -> None:
@@ -210,7 +247,7 @@ async def _serve(settings: WorkerSettings, engine: Engine, report: int) -> None:
     )
     server = HttpServer(worker.app(), sock)
     await server.start()
-    _tell(report, {"policy_version": engine.policy_version})
+    _tell(report, engine_facts(engine))
     await server.wait()
 
 

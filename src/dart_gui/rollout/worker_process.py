@@ -18,6 +18,7 @@ import aiohttp
 import dart_gui
 from dart_gui.errors import PolicyError, SetupError, boundary
 from dart_gui.rollout.chat import ChatRequest
+from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.rollout.httpd import ApiError
 from dart_gui.rollout.states import WorkerSlot
 from dart_gui.rollout.worker import BUSY_HEADER, WorkerSettings
@@ -25,7 +26,7 @@ from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
 START_TIMEOUT_S = 300.0
-LOAD_TIMEOUT_S = 300.0
+LOAD_TIMEOUT_S = 900.0
 _STOP_TIMEOUT_S = 2.0
 
 
@@ -64,6 +65,12 @@ class WorkerProcess:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._putting: dict[str, asyncio.Task[None]] = {}
         self._busy_before = slot.busy_s
+        self.fingerprint: Fingerprint | None = None  # of the weights in service
+
+    @property
+    def _start_timeout_s(self) -> float:
+        """A server's own time to start, where there is one, and ours around it."""
+        return START_TIMEOUT_S + float((self._settings.vllm or {}).get("start_timeout_s", 0.0))
 
     @property
     def pid(self) -> int | None:
@@ -100,17 +107,24 @@ class WorkerProcess:
         connector = aiohttp.UnixConnector(path=settings.socket, limit=0)
         timeout = aiohttp.ClientTimeout(total=None)
         self._http = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        return int(report["policy_version"])
+        return self._note(report)
+
+    def _note(self, facts: dict[str, Any]) -> int:
+        tree = facts.get("fingerprint")
+        self.fingerprint = Fingerprint.from_json(tree) if tree else None
+        return int(facts["policy_version"])
 
     async def _first_line(self) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdout is not None
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(self._start_timeout_s):
                 line = await self._process.stdout.readline()
             return dict(json.loads(line)) if line else {}
         except TimeoutError:
-            raise SetupError(f"the worker was not ready after {START_TIMEOUT_S:.0f} s") from None
+            raise SetupError(
+                f"the worker was not ready after {self._start_timeout_s:.0f} s"
+            ) from None
         except ValueError:
             return {}
 
@@ -145,9 +159,25 @@ class WorkerProcess:
         except TimeoutError:
             raise WorkerGoneError(f"no answer to a load for {LOAD_TIMEOUT_S:.0f} s") from None
         if answer.status == 200:
-            return int(json.loads(answer.body)["policy_version"])
+            return self._note(json.loads(answer.body))
         kind = LoadBusyError if answer.status == 409 else LoadRefusedError
         raise kind(answer.error().get("message", ""))
+
+    async def look(self) -> None:
+        """Ask the worker how it does, and note it in the slot.
+
+        Raises:
+            WorkerGoneError: no answer, or one that makes no sense.
+        """
+        answer = await self._call("GET", "/health", b"")
+        try:
+            facts = json.loads(answer.body)
+            self.slot.kv_pressure = float(facts["kv_pressure"])
+            self.slot.prefix_queries = int(facts["prefix_queries"])
+            self.slot.prefix_hits = int(facts["prefix_hits"])
+            self.slot.busy_s = self._busy_before + float(facts["busy_s"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise WorkerGoneError(f"{self.slot.worker_id}: its health is {error!r}") from None
 
     async def _put_missing(self, images: Mapping[str, bytes]) -> None:
         """Requests that share a new screenshot share its transfer too."""

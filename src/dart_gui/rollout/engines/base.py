@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.types import SamplingParams, WeightsRef
 
 
@@ -31,11 +32,25 @@ class EngineResult:
     masked_token_ids: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    kv_pressure: float = 0.0  # share of the KV cache in use; 0 where requests do not share one
+    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_hits: int = 0  # of them found
+
+
 class Engine(Protocol):
     """Runs the model in its own thread; many requests at once."""
 
     @property
     def policy_version(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Of the weights in service; None where the engine takes none."""
+
+    @property
+    def load(self) -> EngineLoad: ...
 
     @property
     def busy_s(self) -> float:

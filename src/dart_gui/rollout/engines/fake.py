@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dart_gui.errors import ContextLengthError, DataError, PolicyError
-from dart_gui.rollout.engines.base import EngineRequest, EngineResult
+from dart_gui.rollout.engines.base import EngineLoad, EngineRequest, EngineResult
 from dart_gui.rollout.images import check_png
 from dart_gui.types import WeightsRef
 
@@ -87,6 +87,14 @@ class FakeEngine:
     @property
     def policy_version(self) -> int:
         return self._policy_version
+
+    @property
+    def fingerprint(self) -> None:
+        return None
+
+    @property
+    def load(self) -> EngineLoad:
+        return EngineLoad()
 
     @property
     def busy_s(self) -> float:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dart_gui.errors import ContextLengthError, DartError, PolicyError
 from dart_gui.model.policy_model import Pixels, PolicyModel, image_hashes
-from dart_gui.rollout.engines.base import EngineRequest, EngineResult
+from dart_gui.rollout.engines.base import EngineLoad, EngineRequest, EngineResult
 from dart_gui.rollout.engines.kv_cache import SlotCache
 from dart_gui.types import WeightsRef
 
@@ -98,6 +98,14 @@ class TransformersEngine:
     @property
     def policy_version(self) -> int:
         return self._version
+
+    @property
+    def fingerprint(self) -> None:
+        return None
+
+    @property
+    def load(self) -> EngineLoad:
+        return EngineLoad()
 
     @property
     def busy_s(self) -> float:
