@@ -42,6 +42,8 @@ HOMES: dict[str, frozenset[str]] = {
     "safetensors": frozenset({"model", "rollout.engines", "train"}),
     "playwright": frozenset({"env"}),
     "miniwob": frozenset({"env"}),
+    "Xlib": frozenset({"env.desktop"}),
+    "mss": frozenset({"env.desktop"}),
     "matplotlib": frozenset({"launch"}),
     "tensorboard": frozenset({"launch"}),
     "sqlalchemy": frozenset({"data"}),
@@ -59,7 +61,16 @@ LIGHT_MODULES = (
     "runner.episode",
     "cli",
 )
-HEAVY = ("torch", "transformers", "playwright", "miniwob", "matplotlib", "tensorboard")
+HEAVY = (
+    "torch",
+    "transformers",
+    "playwright",
+    "miniwob",
+    "Xlib",
+    "mss",
+    "matplotlib",
+    "tensorboard",
+)
 
 
 def is_within(module: str, prefix: str) -> bool:
