@@ -20,6 +20,7 @@ PROGRAMS = {  # program -> Debian package
     "setpriv": "util-linux",
     "prlimit": "util-linux",
     "python3": "python3-minimal",
+    "pgrep": "procps",
 }
 MORE = ("fonts-dejavu-core", "adwaita-icon-theme")
 TIMEOUT_S = 900

@@ -71,12 +71,19 @@ class GuestClient:
         return _object(await self._call("GET", "/health", timeout_s=timeout_s), "/health")
 
     async def screenshot(
-        self, *, stable_s: float = 0.0, timeout_s: float = 0.0, cursor: bool = True
+        self,
+        *,
+        stable_s: float = 0.0,
+        react_s: float = 0.0,
+        timeout_s: float = 0.0,
+        cursor: bool = True,
     ) -> Screenshot:
-        """The screen, once nothing has changed on it for ``stable_s``, or after ``timeout_s``."""
+        """The screen, once it has reacted to the newest action (``react_s`` for that) and nothing
+        has changed on it for ``stable_s``, or after ``timeout_s``."""
         query: dict[str, str] = {} if cursor else {"cursor": "0"}
         if stable_s:
-            query |= {"stable_ms": f"{1e3 * stable_s:g}", "timeout_ms": f"{1e3 * timeout_s:g}"}
+            waits = {"stable_ms": stable_s, "react_ms": react_s, "timeout_ms": timeout_s}
+            query |= {name: f"{1e3 * seconds:g}" for name, seconds in waits.items()}
         async with self._request(
             "GET", "/screenshot", params=query, timeout_s=ANSWER_S + timeout_s
         ) as response:

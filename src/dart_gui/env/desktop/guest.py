@@ -52,6 +52,7 @@ class Guest:
         self.home = home
         self.clock = clock
         self.screen = screen
+        self.before: Frame | None = None  # the screen before the newest action
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="screen")
         self.watcher = Watcher(self.grab, self.windows, clock=clock)
 
@@ -153,12 +154,13 @@ async def _health(request: web.Request) -> web.Response:
 async def _screenshot(request: web.Request) -> web.Response:
     """PNG of the screen with the pointer; how long grab and encoding took stands in the header.
 
-    ``stable_ms`` and ``timeout_ms`` in the query wait for the screen to settle first.
+    ``stable_ms`` in the query waits for the screen to rest first, after ``react_ms`` for it to react
+    to the newest action, ``timeout_ms`` at most.
     """
     guest = request.app[GUEST]
     settled: Outcome | None = None
     if "stable_ms" in request.query:
-        settled = await guest.watcher.wait(_settle_condition(request))
+        settled = await guest.watcher.wait(_settle_condition(request), since=guest.before)
     began = guest.clock()
     frame = await guest.grab(cursor=request.query.get("cursor", "1") != "0")
     grabbed = guest.clock()
@@ -179,10 +181,11 @@ async def _screenshot(request: web.Request) -> web.Response:
 def _settle_condition(request: web.Request) -> Condition:
     try:
         stable_s = float(request.query["stable_ms"]) / 1e3
+        react_s = float(request.query.get("react_ms", "0")) / 1e3
         timeout_s = float(request.query.get("timeout_ms", "2000")) / 1e3
     except ValueError:
-        raise GuestError(400, "stable_ms and timeout_ms are numbers") from None
-    return Condition(stable_s=stable_s, timeout_s=min(timeout_s, MAX_WAIT_S))
+        raise GuestError(400, "stable_ms, react_ms and timeout_ms are numbers") from None
+    return Condition(stable_s=stable_s, react_s=react_s, timeout_s=min(timeout_s, MAX_WAIT_S))
 
 
 async def _action(request: web.Request) -> web.Response:
@@ -198,6 +201,7 @@ async def _action(request: web.Request) -> web.Response:
         return web.json_response({"action_error": str(refusal)})
     except ValueError as error:
         raise GuestError(400, str(error)) from None
+    guest.before = await guest.grab()
     await guest.on_screen(lambda: guest.screen.perform(action))
     return web.json_response({"action_error": None})
 

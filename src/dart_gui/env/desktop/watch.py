@@ -25,6 +25,7 @@ class Condition:
     """What to wait for. All that is set must hold at once."""
 
     stable_s: float = 0.1  # nothing changed on the screen for so long
+    react_s: float = 0.0  # time for a first change since the frame that is given to ``wait``
     window: WindowQuery | None = None  # there, and the active one
     min_colors: int = 0  # different ones in the window, or on the screen; a blank window has few
     timeout_s: float = 10.0
@@ -53,12 +54,19 @@ class Watcher:
         self._clock = clock
         self._sleep = sleep
 
-    async def wait(self, condition: Condition) -> Outcome:
+    async def wait(self, condition: Condition, *, since: Frame | None = None) -> Outcome:
+        """``since`` is the screen before an action: one that has not changed from it yet may still
+        be about to, as a dialog takes a moment to open."""
         began = changed_at = self._clock()
         frame = await self._grab()
         while True:
             now = self._clock()
-            missing = await self._missing(condition, frame, still_s=now - changed_at)
+            reacted = since is None or frame.pixels != since.pixels
+            if reacted or now - began >= condition.react_s:
+                since = None
+                missing = await self._missing(condition, frame, still_s=now - changed_at)
+            else:
+                missing = f"the screen did not change within {now - began:.2f} s"
             if not missing or now - began >= condition.timeout_s:
                 return Outcome(met=not missing, waited_s=now - began, missing=missing)
             await self._sleep(POLL_S)
