@@ -156,6 +156,27 @@ def _tasks(args: argparse.Namespace) -> int:
     return commands.list_tasks(_console(), args.suite)
 
 
+def _env_server(args: argparse.Namespace) -> int:
+    from dart_gui.launch.env_server import ServerOptions, run
+
+    return run(
+        ServerOptions(
+            folder=args.dir,
+            host=args.host,
+            port=args.port,
+            provider=args.provider,
+            max_desktops=args.desktops,
+            spares=args.spares,
+            width=args.width,
+            height=args.height,
+            memory_mb=args.memory_mb,
+            tokens=args.tokens,
+            keep_desktops=args.keep_desktops,
+            forward_host=args.forward_host,
+        )
+    )
+
+
 def _config(args: argparse.Namespace) -> int:
     from dart_gui.launch import commands
 
@@ -236,6 +257,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "tasks": _tasks,
     "config": _config,
+    "env-server": _env_server,
     "rollout": _rollout,
     "runner": _runner,
     "trainer": _trainer,

@@ -21,6 +21,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "docs/architecture.md",
     "docs/cluster.md",
+    "docs/desktops.md",
 )
 # A path of the repository in a document: at least one folder that exists at its top.
 PATH = re.compile(r"(?:src|tests|scripts|docs|configs|\.ci)/[\w./-]*\w")

@@ -20,6 +20,7 @@ FLAT_CORE = frozenset({"types", "errors", "config", "metrics"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "agent": frozenset(),
     "env": frozenset(),
+    "compat": frozenset({"env"}),
     "model": frozenset(),
     "rollout": frozenset(),
     "rollout.engines": frozenset({"agent", "model"}),
