@@ -2,7 +2,7 @@
 # Extra arguments: make train ARGS="--resume", make test ARGS="-k grammar".
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup desktops train test check doctor format docs clean
+.PHONY: help setup desktops train test check bench doctor format docs clean
 BIN := .venv/bin
 CONFIG ?= configs/miniwob-tiny.toml
 ARGS ?=
@@ -31,6 +31,9 @@ check: setup ## lint, format and types, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup ## one benchmark: BENCH=learning, browser, episodes or decoupled (ARGS=--help)
+	$(BIN)/python -m benchmarks.$(or $(BENCH),$(error say which: make bench BENCH=browser)) $(ARGS)
 
 doctor: setup ## check the machine, the browser and the model
 	$(BIN)/dart-gui doctor $(ARGS)

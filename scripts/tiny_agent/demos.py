@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import Progress
@@ -24,6 +25,7 @@ from dart_gui.agent.geometry import Geometry, ImageLimits
 from dart_gui.agent.grammar import render
 from dart_gui.config import AgentConfig, EnvConfig
 from dart_gui.env.browser.cluster import BrowserCluster
+from dart_gui.env.browser.narration import thought
 from dart_gui.env.browser.oracle import Decision, decide
 from dart_gui.env.suites import get_suite, train_seed
 from dart_gui.types import Action, Click, Observation, Point, Task
@@ -31,31 +33,6 @@ from dart_gui.types import Action, Click, Observation, Point, Task
 MAX_STEPS = 4
 # Read by the renderer only; the folder of the finished agent holds the same limits.
 LIMITS = ImageLimits(min_pixels=56 * 56, max_pixels=28 * 28 * 256)
-
-
-def thought(task_id: str, instruction: str, decision: Decision) -> str:
-    """What the demonstrator thinks: the target, in a few words."""
-    match task_id.removeprefix("miniwob/"), decision.element:
-        case "click-color", _:
-            return f"The {instruction.split(' the ')[1].split(' colored')[0]} box."
-        case "click-dialog", _:
-            return "Close the dialog."
-        case "focus-text-2", _:
-            return f"The {instruction.split(' the ')[1].split(' ')[0]} field."
-        case "grid-coordinate", _:
-            return "The point of the grid."
-        case "click-test", _:
-            return "The button."
-        case "click-button-sequence", element:
-            return "First ONE." if element == "subbtn" else "Then TWO."
-        case "click-collapsible", element if element != "subbtn":
-            return "Open the section."
-        case "enter-text", "":
-            return "Type the text."
-        case "enter-text", "tt":
-            return "Focus the field."
-        case _:
-            return "Submit."
 
 
 def aim(decision: Decision, shake: float, rng: random.Random) -> Action:
@@ -105,7 +82,9 @@ async def demonstrate(
     return steps
 
 
-async def collect(out: Path, *, episodes: int, shake: float, max_images: int, seed: int) -> None:
+async def collect(
+    out: Path, *, task_ids: Sequence[str], episodes: int, shake: float, max_images: int, seed: int
+) -> None:
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "preprocessor_config.json").write_text(
         json.dumps(
@@ -117,13 +96,11 @@ async def collect(out: Path, *, episodes: int, shake: float, max_images: int, se
     cluster = BrowserCluster(EnvConfig(num_envs=24))
     rng = random.Random(seed)
     tasks = [
-        Task(task_id=task_id, seed=train_seed(rng))
-        for _ in range(episodes)
-        for task_id in get_suite("miniwob").default_tasks
+        Task(task_id=task_id, seed=train_seed(rng)) for _ in range(episodes) for task_id in task_ids
     ]
     await cluster.start()
     queue = iter(tasks)
-    with (out / "demos.jsonl").open("w") as lines, Progress() as progress:
+    with (out / "demos.jsonl").open("a") as lines, Progress() as progress:
         bar = progress.add_task("demonstrations", total=len(tasks))
 
         async def worker() -> None:
@@ -138,15 +115,19 @@ async def collect(out: Path, *, episodes: int, shake: float, max_images: int, se
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--episodes", type=int, default=315, help="per task")
+    parser.add_argument("out", type=Path, help="folder; what it holds already stays")
+    parser.add_argument("--tasks", nargs="+", metavar="PAGE", help="not all default tasks")
+    parser.add_argument("--episodes", type=int, default=400, help="per task")
     parser.add_argument("--shake", type=float, default=8.0, help="of the hand, in pixels")
     parser.add_argument("--max-images", type=int, default=1, help="as the agent will be configured")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    suite = get_suite("miniwob")
+    chosen = [suite.check(f"miniwob/{page}") for page in args.tasks or ()]
     asyncio.run(
         collect(
             args.out,
+            task_ids=chosen or suite.default_tasks,
             episodes=args.episodes,
             shake=args.shake,
             max_images=args.max_images,

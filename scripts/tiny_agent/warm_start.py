@@ -13,7 +13,6 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,18 +27,9 @@ from dart_gui.train.forward import response_hidden
 from dart_gui.train.samples import Sample
 
 SCREEN = (210, 160)  # height, width of the demonstrations' screenshots
-# Share of the batches: what takes longer to learn is shown more often, so that no task starts at zero
-# when the easy ones are not yet solved.
-SHARES = {
-    "miniwob/click-button-sequence": 3.0,
-    "miniwob/click-collapsible": 1.0,
-    "miniwob/click-color": 2.0,
-    "miniwob/click-dialog": 1.0,
-    "miniwob/click-test": 0.5,
-    "miniwob/enter-text": 3.0,
-    "miniwob/focus-text-2": 1.0,
-    "miniwob/grid-coordinate": 1.5,
-}
+# A skill's share of the batches grows with what is still to be learnt of it, in nats a reply, between
+# these bounds: nothing is forgotten, and what cannot be learnt does not crowd out the rest.
+MIN_SHARE, MAX_SHARE = 0.2, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +43,13 @@ class Hand:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """One demonstrated step. ``soft`` holds the two coordinates of a click: (index in the reply, the
-    probability of each token [V] under the demonstrator's hand)."""
+    """One demonstrated step.
 
-    task_id: str
+    ``skill`` is its task and kind of action. ``soft`` holds the two coordinates of a click: (index in
+    the reply, the probability of each token [V] under the demonstrator's hand).
+    """
+
+    skill: str
     sample: Sample
     soft: list[tuple[int, Tensor]]
 
@@ -112,7 +105,8 @@ def load_demos(policy: PolicyModel, folder: Path, hand: Hand) -> list[Demo]:
             weight=1.0,
         )
         soft = coordinates.soft(reply, step["box"]) if step["box"] else []
-        demos.append(Demo(step["task_id"], sample, soft))
+        action = step["reply"].rpartition("Action: ")[2].partition("(")[0]
+        demos.append(Demo(f"{step['task_id'].partition('/')[2]}/{action}", sample, soft))
     return demos
 
 
@@ -127,15 +121,29 @@ def divergence(logprobs: Tensor, demo: Demo) -> Tensor:
     return rows
 
 
-def batches(demos: list[Demo], size: int, rng: random.Random) -> Iterator[list[Demo]]:
-    """Batches without end, drawn with replacement; a task has its share whatever its length."""
-    by_task: dict[str, list[Demo]] = {}
-    for demo in demos:
-        by_task.setdefault(demo.task_id, []).append(demo)
-    tasks = sorted(by_task)
-    shares = [SHARES[task] for task in tasks]
-    while True:
-        yield [rng.choice(by_task[task]) for task in rng.choices(tasks, shares, k=size)]
+class Curriculum:
+    """Draws the batches; a skill has its share whatever its number of demonstrations."""
+
+    def __init__(self, demos: list[Demo], rng: random.Random) -> None:
+        self._rng = rng
+        self._by_skill: dict[str, list[Demo]] = {}
+        for demo in demos:
+            self._by_skill.setdefault(demo.skill, []).append(demo)
+        self.nats: dict[str, float] = {}  # a reply, running average
+
+    def batch(self, size: int) -> list[Demo]:
+        skills = sorted(self._by_skill)
+        shares = [min(MAX_SHARE, max(MIN_SHARE, self.nats.get(s, MAX_SHARE))) for s in skills]
+        return [
+            self._rng.choice(self._by_skill[skill])
+            for skill in self._rng.choices(skills, shares, k=size)
+        ]
+
+    def learnt(self, skill: str, nats: float) -> None:
+        self.nats[skill] = 0.98 * self.nats.get(skill, nats) + 0.02 * nats
+
+    def __str__(self) -> str:
+        return "  ".join(f"{skill} {nats:.2f}" for skill, nats in sorted(self.nats.items()))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -158,8 +166,9 @@ def train(args: argparse.Namespace) -> None:
         network.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01
     )
     started = time.monotonic()
-    average: dict[str, float] = {}
-    for step, batch in enumerate(batches(demos, args.batch, random.Random(args.seed)), start=1):
+    curriculum = Curriculum(demos, random.Random(args.seed))
+    for step in range(1, args.steps + 1):
+        batch = curriculum.batch(args.batch)
         warmup = min(1.0, step / 50)
         decay = min(1.0, (args.steps - step + 1) / (0.4 * args.steps))
         optimizer.param_groups[0]["lr"] = args.lr * warmup * max(0.05, decay)
@@ -173,15 +182,12 @@ def train(args: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         for demo, part in zip(batch, losses, strict=True):
-            task, value = demo.task_id.removeprefix("miniwob/"), float(part.sum().detach())
-            average[task] = 0.98 * average.get(task, value) + 0.02 * value
+            curriculum.learnt(demo.skill, float(part.sum().detach()))
         if step % 50 == 0:
-            detail = "  ".join(f"{task} {value:.2f}" for task, value in sorted(average.items()))
-            print(f"{step} {time.monotonic() - started:.0f} s  nats a reply: {detail}", flush=True)
+            seconds = time.monotonic() - started
+            print(f"{step} {seconds:.0f} s  nats a reply: {curriculum}", flush=True)
         if step % args.save_every == 0 or step == args.steps:
             save_model(policy, args.out / f"step-{step:05d}")
-        if step == args.steps:
-            return
 
 
 def main() -> None:

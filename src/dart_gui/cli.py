@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dart_gui.errors import AuthError, ConfigError, DartError
 from dart_gui.launch.parser import DEFAULT_CONFIG, MODULES, build_parser
+from dart_gui.types import WeightsRef
+
+if TYPE_CHECKING:
+    from dart_gui.config import Config
 
 _OVERRIDE = re.compile(r"--([A-Za-z_]\w*\.[\w.-]+)(?:=(.*))?", re.DOTALL)
 _INTERRUPTED = 130
@@ -31,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DartError as error:
         if args.debug:
             raise
-        sys.stderr.write(f"dart-gui: error: {error}\n")
+        with contextlib.suppress(OSError):  # a log on a full disk: the exit code still tells
+            sys.stderr.write(f"dart-gui: error: {error}\n")
         return _exit_code(args, error)
     except KeyboardInterrupt:
         if args.debug:
@@ -100,7 +107,9 @@ def _eval(args: argparse.Namespace) -> int:
     overrides = list(args.overrides)
     if args.episodes is not None:
         overrides.append(f"eval.num_episodes={args.episodes}")
-    config, train_step = tryout.choose_model(_config_path(args), args.run, overrides)
+    config, train_step = tryout.choose_model(
+        _config_path(args), args.run, overrides, checkpoint=args.checkpoint
+    )
     temperature = 0.0 if args.greedy else args.temperature
     if temperature is None:
         temperature = config.eval.temperature
@@ -117,7 +126,9 @@ def _play(args: argparse.Namespace) -> int:
     from dart_gui.launch import tryout
     from dart_gui.types import Task
 
-    config, _ = tryout.choose_model(_config_path(args), args.run, args.overrides)
+    config, _ = tryout.choose_model(
+        _config_path(args), args.run, args.overrides, checkpoint=args.checkpoint
+    )
     temperature = 0.0 if args.greedy else args.temperature
     if temperature is None:
         temperature = config.eval.temperature
@@ -177,6 +188,47 @@ def _env_server(args: argparse.Namespace) -> int:
     )
 
 
+def _pool(args: argparse.Namespace) -> int:
+    from dart_gui.launch import pooling
+
+    config = _config_of(args)
+    if args.action == "list":
+        return pooling.list_pool(_console(), args.pool, config)
+    if args.script is not None:
+        return pooling.add_scripted(_console(), args.pool, config, args.script)
+    if args.from_run is not None:
+        return pooling.add_run(_console(), args.pool, config, args.from_run)
+    if args.folder is not None:
+        return pooling.add_published(_console(), args.pool, config, args.folder, args.env_version)
+    raise ConfigError(
+        "say where the successes come from: --script N, --from-run RUN or --folder DIR"
+    )
+
+
+def _sft(args: argparse.Namespace) -> int:
+    from dart_gui.launch import pooling
+
+    config = _config_of(args)
+    return pooling.sft(_console(), args.pool, args.out, config, steps=args.steps, batch=args.batch)
+
+
+def _config_of(args: argparse.Namespace) -> Config:
+    from dart_gui import config as config_module
+
+    path = args.config
+    if path is None and Path(DEFAULT_CONFIG).is_file():
+        path = DEFAULT_CONFIG
+    return config_module.load(path, args.overrides)
+
+
+def _env(args: argparse.Namespace) -> int:
+    from dart_gui import config as config_module
+    from dart_gui.launch import env_check
+
+    config = config_module.load(None, [*args.overrides, f"env.suite={args.suite}"])
+    return env_check.run_check(_console(), config.env, args.task, use_all=args.all, seed=args.seed)
+
+
 def _config(args: argparse.Namespace) -> int:
     from dart_gui.launch import commands
 
@@ -209,8 +261,19 @@ def _evaluator(args: argparse.Namespace) -> int:
     from dart_gui.launch.evaluation import run
     from dart_gui.launch.plan import EvalJob
 
-    job = EvalJob(phase=args.phase, temperature=args.temperature, train_step=args.train_step)
+    job = EvalJob(
+        phase=args.phase,
+        temperature=args.temperature,
+        train_step=args.train_step,
+        weights=_weights(args),
+    )
     return run(run_dir, job)
+
+
+def _weights(args: argparse.Namespace) -> WeightsRef | None:
+    if args.weights is None:
+        return None
+    return WeightsRef(policy_version=args.policy_version, path=str(args.weights))
 
 
 def _player(args: argparse.Namespace) -> int:
@@ -256,8 +319,11 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "doctor": _doctor,
     "report": _report,
     "tasks": _tasks,
+    "env": _env,
     "config": _config,
     "env-server": _env_server,
+    "pool": _pool,
+    "sft": _sft,
     "rollout": _rollout,
     "runner": _runner,
     "trainer": _trainer,

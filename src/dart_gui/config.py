@@ -37,6 +37,15 @@ class RunConfig(Section):
     """Stop after this many train steps; 0 for no such limit."""
     max_time_s: float = Field(default=1200.0, gt=0)
     """Stop after this many seconds of training (time while the run was stopped does not count)."""
+    target_success: Fraction = 0.0
+    """Stop once the success rate reaches this: that of an evaluation while training where there are
+    such (``eval.every``), else that of the last 200 training episodes. 0 for no target."""
+    patience: NonNegativeInt = 0
+    """Stop after this many evaluations while training without progress; where there are none, after
+    this many train steps in which the success of the last 200 training episodes made none. 0 for
+    never."""
+    min_delta: Fraction = 0.0
+    """Progress is a success rate that exceeds the best one so far by more than this."""
 
 
 class ModelConfig(Section):
@@ -49,6 +58,8 @@ class ModelConfig(Section):
 
 
 class AgentConfig(Section):
+    name: str = "ui-tars"
+    """Name of an agent, or your own as ``package.module:class`` or ``folder/file.py:class``."""
     max_images: PositiveInt = 5
     """Screenshots in the prompt at most; older ones leave, their texts stay."""
     max_texts: PositiveInt = 35
@@ -62,7 +73,8 @@ class AgentConfig(Section):
 
 
 class EnvConfig(Section):
-    suite: Literal["miniwob"] = "miniwob"
+    suite: str = "miniwob"
+    """Name of a suite of tasks, or your own as ``package.module:object`` or ``folder/file.py:object``."""
     tasks: list[str] = []
     """Task ids; empty for the suite's default tasks."""
     num_envs: PositiveInt = 8
@@ -140,6 +152,44 @@ class CurationConfig(Section):
     """Statistics of a group over its trajectories, or over all of their steps as the paper has it."""
     normalize_std: bool = True
     """Divide by the group's standard deviation (GRPO); off leaves the mean only (Dr. GRPO)."""
+    rollout_rule: Literal["fixed", "published", "beta"] = "fixed"
+    """Attempts of a group. ``fixed``: ``data.group_size``. ``published``: fewer where the success rate
+    is high. ``beta``: as many as a group needs to have both outcomes, within a mean of
+    ``data.group_size``."""
+    min_rollouts: Annotated[int, Field(ge=2)] = 2
+    max_rollouts: NonNegativeInt = 0
+    """0: ``data.group_size`` for ``published``, twice that for ``beta``."""
+    rollout_threshold: Fraction = 0.6
+    """``published``: success rate from which a group shrinks."""
+    both_outcomes: Fraction = 0.9
+    """``beta``: wanted chance that a group has a success and a failure."""
+    window_versions: PositiveInt = 10
+    """Policy versions back to which a task's success rate looks."""
+    min_window: PositiveInt = 16
+    """Episodes that a success rate counts at least, however old."""
+    step_limit: Literal["fixed", "dynamic"] = "fixed"
+    """``dynamic``: a task's limit follows the lengths of its successes, up to ``runner.max_steps``."""
+    step_quantile: Fraction = 0.9
+    """Of the lengths of a task's past successes."""
+    step_slack: PositiveInt = 1
+    """Steps that are allowed on top of it."""
+    step_floor: PositiveInt = 2
+    task_order: Literal["round_robin", "signal"] = "round_robin"
+    """``signal``: tasks by expected learning signal per second of environment time."""
+    task_floor: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """``signal``: share of the groups that is spread evenly over all tasks."""
+    pool: str = ""
+    """Folder of an experience pool (``dart-gui pool``): a group in which all failed borrows a success."""
+    pool_online: bool = False
+    """Such a group borrows from the run's own successes too."""
+    pool_match: Literal["task", "instance"] = "task"
+    """A borrowed success is of the same task, or of the same seed as well."""
+    pool_weight: Fraction = 1.0
+    """Of a borrowed success in the loss, relative to a sampled trajectory."""
+    pool_share: Fraction = 0.25
+    """Share of a batch's loss weight that borrowed successes have at most."""
+    entropy_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of a group's steps that is trained: those of the highest entropy (the paper: 0.8)."""
 
 
 class TrainConfig(Section):
@@ -156,8 +206,27 @@ class TrainConfig(Section):
     """Asymmetric clip: the ratio stays within [1 - clip_low, 1 + clip_high]."""
     dual_clip: float = Field(default=3.0, gt=1)
     """Bound c of the loss for negative advantages: at most -c * A."""
-    tis_cap: float = Field(default=2.0, gt=0)
-    """Truncated importance sampling: weight min(exp(old - rollout), tis_cap)."""
+    tis_cap: float = Field(default=2.0, ge=0)
+    """Truncated importance sampling: weight min(exp(old - rollout), tis_cap); 0: no weight."""
+    loss: Literal["grpo", "gspo", "cispo", "dppo"] = "grpo"
+    """``grpo``: token clip. ``gspo``: clip of the step's geometric-mean ratio. ``cispo``: clipped weight,
+    no token loses its gradient. ``dppo``: mask by the change of a token's probability. The last two
+    weigh by pi / rollout and take no ``tis_cap``."""
+    gspo_clip: tuple[float, float] = (3e-4, 4e-4)
+    """Low and high; a mean over the tokens moves far less than one token does."""
+    cispo_cap: float = Field(default=5.0, gt=0)
+    dppo_delta: Fraction = 0.2
+    """A token is masked once its probability has moved this far in the direction of its advantage."""
+    dppo_cap: float = Field(default=20.0, gt=0)
+    token_band: tuple[float, float] = (0.0, 0.0)
+    """IcePop: only tokens with low <= old / rollout <= high are trained, e.g. [0.5, 2.0]; high 0: off."""
+    step_band: float = Field(default=0.0, ge=0, lt=1)
+    """Steps whose geometric-mean old / rollout is off 1 by more are not trained, e.g. 0.03; 0: off."""
+    thought_weight: float = Field(default=1.0, ge=0)
+    """Of the loss of a reply's tokens before ``Action:``."""
+    action_weight: float = Field(default=1.0, ge=0)
+    coordinate_weight: float = Field(default=1.0, ge=0)
+    """Of the numbers of an action's points."""
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of the k3 KL to the initial policy; 0 loads no reference model."""
     entropy_coef: float = Field(default=0.0, ge=0)
@@ -183,6 +252,50 @@ class EvalConfig(Section):
     """0 for greedy decoding."""
     before_after: bool = True
     """Evaluate the initial and the final policy, sampled and greedy, around a training run."""
+    every: NonNegativeInt = 0
+    """Policy versions from one evaluation while training to the next; 0 for none. Each evaluates one
+    version, by a worker and a browser of its own, while training goes on. The best one is kept as
+    ``checkpoints/best``."""
+    every_episodes: PositiveInt = 100
+    """Held-out episodes of an evaluation while training; the same instances each time."""
+    every_envs: PositiveInt = 4
+    """Browser pages, and so episodes at once, of an evaluation while training."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """CPU priority of an evaluation while training: 0 competes with training as an equal, 19 takes
+    what training leaves over."""
+
+
+AlarmName = Literal[
+    "mismatch_kl",
+    "entropy_collapse",
+    "no_variance",
+    "idle",
+    "nonfinite_gradient",
+    "success_drop",
+]
+
+
+class AlarmsConfig(Section):
+    mismatch_kl: float = Field(default=0.1, ge=0)
+    """Of the KL between the policy that sampled and the trainer's, per token, mean of 5 train steps;
+    cleared below half of it. 0 for no such alarm."""
+    entropy_fraction: Fraction = 0.2
+    """Of the entropy of the first 5 train steps: alarm where the mean of the last 5 is below this
+    share, cleared at 1.5 times it. 0 for no such alarm."""
+    no_variance_groups: NonNegativeInt = 32
+    """Alarm where this many groups in a row had equal rewards throughout, so that none of them can be
+    learnt from; cleared by the first that differs. 0 for no such alarm."""
+    idle_s: float = Field(default=300.0, ge=0)
+    """Alarm where the trainer, the runner or a rollout worker had nothing to do for so long; cleared
+    when it works again. 0 for no such alarm."""
+    nonfinite_gradient: bool = True
+    """Alarm at an update that was left out since its gradient was not finite; cleared after 10 train
+    steps without one."""
+    success_drop: Fraction = 0.25
+    """Alarm where the success of the last 200 training episodes is so far below its best; cleared at
+    half of that. 0 for no such alarm."""
+    stop_on: list[AlarmName] = []
+    """Alarms that end the training."""
 
 
 class LaunchConfig(Section):
@@ -206,6 +319,7 @@ class Config(Section):
     curation: CurationConfig = CurationConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    alarms: AlarmsConfig = AlarmsConfig()
     launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
@@ -230,6 +344,11 @@ class Config(Section):
             raise ValueError(
                 f"train.num_minibatches = {self.train.num_minibatches} exceeds "
                 f"train.groups_per_step = {self.train.groups_per_step}"
+            )
+        if self.curation.max_rollouts and self.curation.max_rollouts < self.curation.min_rollouts:
+            raise ValueError(
+                f"curation.max_rollouts = {self.curation.max_rollouts} is below "
+                f"curation.min_rollouts = {self.curation.min_rollouts}"
             )
         if self.rollout.max_context > self.train.max_tokens_per_microbatch:
             raise ValueError(

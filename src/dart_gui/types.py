@@ -186,16 +186,19 @@ class Completion:
     text: str
     prompt_ids: list[int]  # [P] as the engine used them, image pads expanded
     response_ids: list[int]  # [R] as sampled, the end token included when it was sampled
-    rollout_logprobs: list[float]  # [R] under the distribution that was sampled from
-    entropies: list[float]  # [R] of that distribution, in nats
+    rollout_logprobs: list[float]  # [R] under the distribution that was sampled from; foreign: []
+    entropies: list[float]  # [R] of that distribution, in nats; foreign: []
     image_hashes: list[str]  # sha256 of each PNG of the prompt, in order
     finish_reason: Literal["stop", "length"]
     policy_version: int
     worker_id: str
     sampling: SamplingParams
     masked_token_ids: list[int] = field(default_factory=list)  # could not be sampled
+    foreign: bool = False  # not sampled from this policy: tokenised from text, no behaviour known
 
     def __post_init__(self) -> None:
+        if self.foreign and not self.rollout_logprobs and not self.entropies:
+            return
         if not len(self.response_ids) == len(self.rollout_logprobs) == len(self.entropies):
             raise ValueError(
                 f"completion of {len(self.response_ids)} response ids came with "
@@ -260,6 +263,8 @@ class PlannedEpisode:
     task: Task
     attempt: int  # of this try, from 1
     seed: int  # of the sampling of this episode's model calls; differs within the group
+    group_size: int | None = None  # attempts that the group was planned with
+    max_steps: int | None = None  # model calls at most; None: the run's own limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What a rollout worker relies on, whatever runs the model."""
 
+import contextlib
 import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -208,3 +209,12 @@ def test_the_latency_of_the_fake_engine_is_scheduled(tmp_path):
     assert futures[0].result(0).text != futures[1].result(0).text
     now[0] += 5.0
     assert engine.busy_s == 2.0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2000, 3), (3000, 2000)])
+def test_a_picture_of_any_shape_costs_its_own_request_at_most(engine, size):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "white").save(buffer, "png")
+    with contextlib.suppress(PolicyError):
+        answer(engine, images=[buffer.getvalue()])
+    assert answer(engine).response_ids

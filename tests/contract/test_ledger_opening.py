@@ -36,7 +36,7 @@ def test_a_newer_ledger_is_refused_with_advice(opened, tmp_path):
     conn.execute("UPDATE ledger_meta SET value = '99'")
     conn.commit()
     conn.close()
-    with pytest.raises(DataError, match=r"schema version 99, this dart-gui knows 1: open it with"):
+    with pytest.raises(DataError, match=r"schema version 99, this dart-gui knows 2: open it with"):
         opened()
 
 

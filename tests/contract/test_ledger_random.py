@@ -37,6 +37,7 @@ class World:
         self.saved_step = 0  # of the last checkpoint
         self.published_step = 0
         self.served = 0
+        self.num_back = 0  # batches that came back with a trainer's death
         self.manager = self.open()
         self.manager.publish_version(0, "/w/0")
 
@@ -79,7 +80,7 @@ class World:
         if batch is None:
             return False
         self.train_step += 1
-        assert batch.staleness_max <= self.max_staleness
+        assert batch.staleness_max <= self.max_staleness + 2 * self.num_back
         assert len(batch.groups) == self.groups_per_step
         return True
 
@@ -103,6 +104,7 @@ class World:
         self.manager.close()
         self.manager = self.open()
         num_lost = self.train_step - self.saved_step
+        self.num_back += num_lost
         num_groups = num_lost * self.groups_per_step
         assert self.manager.resume_from(self.saved_step) == num_groups
         self.train_step = self.published_step = self.saved_step

@@ -15,7 +15,7 @@ import pytest
 
 from dart_gui.config import EnvConfig
 from dart_gui.env.browser.cluster import BrowserCluster
-from dart_gui.env.browser.miniwob import MiniwobEnv
+from dart_gui.env.browser.page_env import PageEnv
 from dart_gui.errors import EnvError, SetupError
 from dart_gui.types import Click, Hover, Point, Task
 
@@ -41,12 +41,12 @@ async def assert_works(cluster: BrowserCluster) -> None:
             assert (await one.step(ANYWHERE)).action_error is None
 
 
-async def step_until_it_fails(env: MiniwobEnv) -> None:
+async def step_until_it_fails(env: PageEnv) -> None:
     while True:
         await env.step(ANYWHERE)
 
 
-async def on_click(env: MiniwobEnv, script: str) -> None:
+async def on_click(env: PageEnv, script: str) -> None:
     await env.slot.page.evaluate(f"() => addEventListener('mousedown', () => {{ {script} }}, true)")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from dart_gui.config import EnvConfig
 from dart_gui.env.browser.cluster import BrowserCluster
-from dart_gui.env.browser.miniwob import REUSABLE_PAGES, MiniwobEnv
+from dart_gui.env.browser.miniwob import REUSABLE_PAGES
+from dart_gui.env.browser.page_env import PageEnv
 from dart_gui.env.suites import get_suite
 from dart_gui.types import (
     Action,
@@ -234,7 +235,7 @@ async def test_a_held_key_does_not_outlive_its_episode() -> None:
         await cluster.close()
 
 
-async def shift_is_held(env: MiniwobEnv) -> bool:
+async def shift_is_held(env: PageEnv) -> bool:
     page = env.slot.page
     await page.evaluate("() => { onmousemove = (event) => { globalThis.held = event.shiftKey; }; }")
     await env.step(Hover(point=Point(80, 150)))

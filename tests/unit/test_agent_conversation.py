@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from dart_gui.agent.agent import Agent, Conversation
+from dart_gui.agent.geometry import Geometry
+from dart_gui.agent.grammar import ParsedReply
 from dart_gui.agent.prompts import SYSTEM_PROMPT, disarm_control_tokens, user_prompt
 from dart_gui.agent.transforms import identity, load_transform, ruler
 from dart_gui.config import AgentConfig
@@ -198,3 +200,27 @@ def test_seeing_and_hearing_take_turns(model_dir: Path) -> None:
 def test_an_agent_needs_a_model_folder(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="not a model folder"):
         Agent(tmp_path / "nothing", AgentConfig())
+
+
+class TerseAgent(Agent):
+    """Another grammar: a reply is ``x y``, in pixels of the image that the model saw."""
+
+    def first_prompt(self, instruction: str) -> str:
+        return f"Where to click? {instruction}"
+
+    def parse(self, reply: str, geometry: Geometry) -> ParsedReply:
+        words = reply.split()
+        if len(words) != 2 or not all(word.isdecimal() for word in words):
+            return ParsedReply("", (), f"expected `x y`, got {reply!r}")
+        point = geometry.to_screen(float(words[0]), float(words[1]))
+        return ParsedReply("", (Click(point=point),), None)
+
+
+def test_an_agent_of_ones_own_has_its_own_words_and_grammar(model_dir: Path) -> None:
+    conversation = TerseAgent(model_dir, AgentConfig()).start(observation(0))
+    assert "Where to click?" in repr(conversation.prompt().messages)
+    assert "Output Format" not in repr(conversation.prompt().messages)
+    parsed = conversation.hear("84 98")
+    assert isinstance(parsed.actions[0], Click)
+    conversation.see(observation(1))
+    assert conversation.hear("click there").error == "expected `x y`, got 'click there'"

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from dart_gui.data.blobs import BlobStore, decode_trajectory, encode_trajectory, write_atomically
+from dart_gui.data.blobs import BlobStore, decode_trajectory, encode_trajectory
 from dart_gui.data.fakes import fake_image, fake_trajectory
 from dart_gui.errors import ConfigError, DataError
 from dart_gui.types import (
@@ -135,9 +135,9 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dart_gui.data.blobs.os.replace", full)
-    with pytest.raises(DataError, match="No space left on device"):
-        write_atomically(tmp_path / "a" / "blob", b"x")
+    monkeypatch.setattr("dart_gui.files.os.replace", full)
+    with pytest.raises(DataError, match=r"the blob .*No space left on device.*data\.blobs"):
+        BlobStore(str(tmp_path / "a")).put_trajectory("t1", b"x")
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dart_gui.data.staleness import Pacing, admits, check_consumed, check_ladder, feasible, rebase
+from dart_gui.data.staleness import (
+    Pacing,
+    admits,
+    check_consumed,
+    check_ladder,
+    distance,
+    feasible,
+    rebase,
+)
 from dart_gui.errors import DataError
 
 TWO_BY_ONE = Pacing(max_staleness=1, groups_per_step=2)
@@ -44,11 +52,28 @@ def test_a_broken_ladder_names_the_first_group_that_is_too_old():
 
 
 def test_the_bound_is_checked_with_all_numbers():
-    assert check_consumed("g1", ladder=6, oldest=6, version=7, pacing=TWO_BY_ONE) == 1
+    check_consumed("g1", ladder=6, oldest=6, version=7, pacing=TWO_BY_ONE)
     with pytest.raises(
         DataError, match=r"staleness 2: trainer version 7, oldest step at version 5"
     ):
         check_consumed("g1", ladder=6, oldest=5, version=7, pacing=TWO_BY_ONE)
+
+
+@pytest.mark.parametrize(
+    ("steps", "sampled", "consumed", "expected"),
+    [
+        ({4: 4, 5: 5, 6: 6}, 4, 6, 2),  # no resume: the difference of the versions
+        ({4: 4, 5: 4}, 4, 4, 0),  # the same weights under two numbers
+        ({4: 4, 5: 4, 6: 5}, 4, 5, 1),
+        ({4: 4, 5: 5, 6: 2}, 5, 2, 3),  # a resume at 2: three steps back
+        ({4: 4, 5: 5, 6: 2, 7: 3}, 5, 3, 4),  # and one forward, on another way
+        ({4: 4, 5: 5, 6: 2, 7: 3}, 4, 3, 3),
+        ({6: 2, 7: 3}, 6, 3, 1),  # sampled after the resume
+        ({}, 9, 3, 0),  # weights that this run never published
+    ],
+)
+def test_distance_is_in_train_steps(steps, sampled, consumed, expected):
+    assert distance(steps, sampled, consumed) == expected
 
 
 pacings = st.builds(Pacing, max_staleness=st.integers(0, 4), groups_per_step=st.integers(1, 4))

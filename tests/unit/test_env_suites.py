@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from dart_gui.env.browser.miniwob import REUSABLE_PAGES, TaskState, html_dir, page_url
-from dart_gui.env.suites import EVAL_SEEDS, TRAIN_SEEDS, eval_seed, get_suite, train_seed
+from dart_gui.env.browser.miniwob_tasks import page_name
+from dart_gui.env.suites import EVAL_SEEDS, TRAIN_SEEDS, Suite, eval_seed, get_suite, train_seed
 from dart_gui.errors import ConfigError
+from dart_gui.fakes import FakeCluster
 from dart_gui.types import Evaluation
 
 SUITE = get_suite("miniwob")
@@ -34,7 +36,7 @@ def test_the_tasks_are_those_that_the_package_registers_outside_flight() -> None
 def test_every_task_has_a_page() -> None:
     for task_id in SUITE.task_ids:
         assert page_url(task_id).startswith("file:///")
-        assert (html_dir() / f"{SUITE.page_name(task_id)}.html").is_file()
+        assert (html_dir() / f"{page_name(task_id)}.html").is_file()
 
 
 def test_the_default_tasks_are_eight_of_them() -> None:
@@ -53,9 +55,37 @@ def test_an_unknown_task_names_the_nearest(name: str) -> None:
         SUITE.check(name)
 
 
-def test_an_unknown_suite_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="the suites are: miniwob"):
-        get_suite("osworld")
+def test_an_unknown_suite_names_the_nearest_and_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean miniwob\?.* The suites are: miniwob"):
+        get_suite("miniwop")
+
+
+def test_what_is_no_suite_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"env.suite = 'math:pi' is a float, expected a"):
+        get_suite("math:pi")
+
+
+@pytest.mark.parametrize(
+    ("task_ids", "default_tasks", "text"),
+    [
+        ((), (), "needs task ids"),
+        (("s/a", "s/a"), (), "each once"),
+        (("s/a", "t/b"), (), r"are s/<task>; got 't/b'"),
+        (("s/",), (), "got 's/'"),
+        (("s/a",), ("s/b",), "no task 's/b'"),
+    ],
+)
+def test_a_suite_refuses_names_that_make_no_sense(
+    task_ids: tuple[str, ...], default_tasks: tuple[str, ...], text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        Suite(
+            name="s",
+            task_ids=task_ids,
+            default_tasks=default_tasks,
+            env_version="1",
+            open_cluster=lambda config: FakeCluster(),
+        )
 
 
 def test_seeds_for_training_and_evaluation_are_disjoint() -> None:
@@ -90,7 +120,8 @@ def test_reward_is_the_raw_reward_of_a_finished_episode(
 
 def test_the_suites_import_nothing_heavy() -> None:
     code = (
-        "import sys; import dart_gui.env.suites, dart_gui.env.protocol; "
+        "import sys; from dart_gui.env.suites import SUITES, get_suite; "
+        "SUITES.known(), get_suite('miniwob'); "
         "print([name for name in ('playwright', 'miniwob', 'selenium', 'gymnasium', 'torch') "
         "if name in sys.modules])"
     )

@@ -210,3 +210,20 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
     assert last_lines(log) == ""
     log.write_text("\n".join(f"line {i}" for i in range(10_000)))
     assert last_lines(log, 2) == "line 9998\nline 9999"
+
+
+def test_a_process_may_be_given_more_time_to_end_and_then_less() -> None:
+    bench = Bench()
+    bench.process.start()
+    bench.process.stop(timeout_s=float("inf"))
+    bench.now = 1000.0
+    bench.process.tick()
+    assert bench.handles[0].killed == 0
+    bench.process.stop()
+    assert bench.handles[0].terminated == 1, "asked once"
+    bench.now = 1019.0
+    bench.process.tick()
+    assert bench.handles[0].killed == 0
+    bench.now = 1020.0
+    bench.process.tick()
+    assert bench.handles[0].killed == 1

@@ -13,12 +13,13 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from dart_gui import metrics
 from dart_gui.config import Config
-from dart_gui.launch import run_folder
+from dart_gui.launch import pinned, run_folder
 from dart_gui.launch.plots import RunCurves, moving_average
 from dart_gui.launch.progress import Progress
 from dart_gui.launch.report import format_rate, gains, success_table, write_report
 from dart_gui.launch.run_folder import RunFolder
 from dart_gui.launch.tensorboard import TensorBoardSink, scalars
+from dart_gui.types import WeightsRef
 
 
 def train_step(step: int, at: float, elapsed_s: float) -> dict[str, Any]:
@@ -36,6 +37,11 @@ def train_step(step: int, at: float, elapsed_s: float) -> dict[str, Any]:
         "staleness_mean": 0.5,
         "staleness_max": 2,
         "num_skipped_updates": int(step == 2),
+        "selected_fraction": 0.8,
+        "num_borrowed": 1,
+        "borrowed_weight": 0.1,
+        "trained_tasks": {"miniwob/a": 8},
+        "staleness_buckets": {"0": {"ess": 1.0}, "2": {"ess": 0.7}},
     }
 
 
@@ -63,9 +69,17 @@ def run(tmp_path: Path) -> RunFolder:
             "task_id": f"miniwob/{'ab'[i % 2]}",
             "success": i > 10,
             "stop_reason": "done",
+            "group_size": 4 + i // 10,
+            "max_steps": 3,
         }
         for i in range(20)
     ]
+    fates = {"skipped": 6, "trained": 4}
+    flow = {
+        fate: {"num_trajectories": num, "mean_steps": 2.0 if fate == "skipped" else 2.5}
+        for fate, num in fates.items()
+    }
+    events += [{"event": "data_flow", "tasks": {"miniwob/a": flow}}]
     events += [{"event": "runner", "at": 1003.0, "env_utilisation": 0.9}]
     events += [{"event": "process", "name": "runner", "state": "backoff"}]
     events += [evaluation("after", 1.0, 0.60), evaluation("after", 0.0, 0.55)]
@@ -84,7 +98,8 @@ def test_the_report_of_a_run(run: RunFolder) -> None:
     )
     assert "| **all** | 6.0 (1.0-11.0) | 25.0 (20.0-30.0) |" in text
     assert "- sampled: 25.0 % before, 60.0 % after: +35.0 points" in text
-    for name in ("success", "tasks", "training", "throughput"):
+    assert "| miniwob/a | 10 | 6 | 0 | 4 | 2.2 | 2.5 |" in text  # (6 * 2 + 4 * 2.5) / 10
+    for name in ("success", "tasks", "training", "throughput", "curation"):
         assert f"(plots/{name}.png)" in text
         assert (run.plots / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -155,3 +170,47 @@ def test_the_report_reads_what_the_writer_wrote(tmp_path: Path) -> None:
     writer.log("episode", task_id="a", success=False, stop_reason="max_steps")
     writer.close()
     assert "| episodes ended by | max_steps 1 |" in write_report(folder, Config()).read_text()
+
+
+def test_the_report_names_the_best_the_reason_and_the_alarms(run: RunFolder) -> None:
+    events = [
+        evaluation("during", 1.0, 0.40) | {"policy_version": 2, "train_step": 2},
+        evaluation("during", 1.0, 0.50) | {"policy_version": 4, "train_step": 4},
+        {"event": "alarm", "at": 0.0, "alarm": "idle", "subject": "runner", "state": "raised"},
+        {"event": "stop", "cause": "run.target_success", "text": "the target is reached"},
+    ]
+    with run.metrics.open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+    weights = run.path / "weights"
+    weights.mkdir()
+    one = pinned.pin(run, WeightsRef(policy_version=4, path=str(weights)), train_step=4)
+    assert one is not None
+    pinned.keep_best(run, one, events[1])
+    text = write_report(run, Config()).read_text()
+    assert "| training ended | the target is reached |" in text
+    assert "| 2 | 2 | 40.0 (35.0-45.0) | 400 |" in text
+    assert "| 4 | 4 | **50.0 (45.0-55.0)** | 400 |" in text
+    assert "The best is kept: checkpoints/best, policy version 4 of train step 4: 50.0" in text
+    assert "| idle runner | raised |" in text
+
+
+def test_a_run_that_trains_has_not_ended(run: RunFolder) -> None:
+    with run.metrics.open("a") as file:
+        for event in ({"event": "stop", "text": "enough"}, {"event": "trainer_start"}):
+            file.write(json.dumps(event) + "\n")
+    assert "| training ended | not yet |" in write_report(run, Config()).read_text()
+
+
+def test_evaluations_while_training_stand_where_their_weights_were_trained() -> None:
+    steps = [train_step(step, 1000.0 + 60 * step, 60.0 * step) for step in range(1, 6)]
+    during = evaluation("during", 1.0, 0.5) | {"train_step": 3, "at": 1290.0}
+    found, minutes, at_steps = RunCurves([*steps, during]).during()
+    assert len(found) == 1
+    assert (minutes.tolist(), at_steps.tolist()) == ([3.0], [3.0])
+
+
+def test_alarms_are_curves_of_tensorboard() -> None:
+    event = {"event": "alarm", "alarm": "idle", "subject": "rollout w0", "state": "raised"}
+    assert list(scalars(event, Progress())) == [("alarms/idle/rollout_w0", 1.0, 0)]
+    cleared = event | {"state": "cleared"}
+    assert list(scalars(cleared, Progress())) == [("alarms/idle/rollout_w0", 0.0, 0)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from dart_gui import config as config_module
 from dart_gui.config import Config
 from dart_gui.errors import SetupError
-from dart_gui.launch import run_folder
+from dart_gui.launch import pinned, run_folder
 from dart_gui.launch.children import Children
 from dart_gui.launch.observe import Observer
 from dart_gui.launch.progress import MetricsTail
@@ -24,6 +25,7 @@ from dart_gui.launch.service import ServiceView, WorkerView
 from dart_gui.launch.signals import StopSignals
 from dart_gui.launch.supervisor import Outcome, Supervisor, Timing, Tools
 from dart_gui.launch.view import View
+from dart_gui.launch.watch import Watch
 from dart_gui.metrics import MetricsWriter
 from dart_gui.types import WeightsRef
 
@@ -70,6 +72,9 @@ class World:
     on_sleep: Callable[[], None] = lambda: None
     published: list[WeightsRef] = field(default_factory=list)
     latest: WeightsRef | None = None
+    trained_since: float = 0.0
+    trained: int = 0  # versions
+    rate: Callable[[], float] = lambda: 0.5  # success of the next evaluation
 
     def spawn(self, arguments: Sequence[str], log: Path) -> Handle:
         name = arguments[0]
@@ -86,6 +91,7 @@ class World:
             handle.ends_at = self.now + 5.0
         elif name == "trainer":
             handle.ends_at = self.now + self.train_s
+            self.trained_since = self.now
         return handle
 
     def at_end(self, handle: Handle) -> None:
@@ -98,10 +104,15 @@ class World:
                 "phase": named["--phase"],
                 "temperature": float(named["--temperature"]),
                 "train_step": int(named["--train-step"]),
-                "success_rate": 0.5,
+                "policy_version": int(named.get("--policy-version", 0)),
+                "success_rate": self.rate(),
+                "num_episodes": 100,
             }
-            with self.folder.metrics.open("a") as file:
-                file.write(json.dumps(event) + "\n")
+            self.write(event)
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        with self.folder.metrics.open("a") as file:
+            file.write(json.dumps(event) + "\n")
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -151,7 +162,10 @@ def signals() -> StopSignals:
 def supervisor(world: World, signals: StopSignals) -> Iterator[Supervisor]:
     timing = Timing(now=lambda: world.now, monotonic=lambda: world.now, sleep=world.sleep)
     metrics = MetricsWriter(world.folder.metrics, "supervisor", timing.now)
-    observer = Observer(MetricsTail(world.folder.metrics), read_service=world.service)
+    watch = Watch(world.config)
+    observer = Observer(
+        MetricsTail(world.folder.metrics), read_service=world.service, folds=[watch.fold]
+    )
     observer.skip_history()
     tools = Tools(
         children=Children(world.folder, world.config, world.spawn),
@@ -159,6 +173,7 @@ def supervisor(world: World, signals: StopSignals) -> Iterator[Supervisor]:
         view=View(Console(quiet=True), now=timing.now),
         signals=signals,
         metrics=metrics,
+        watch=watch,
         latest_weights=lambda: world.latest,
         publish=world.publish,
         timing=timing,
@@ -303,3 +318,172 @@ def test_a_stale_address_of_the_service_is_removed_first(
     world.folder.set_status("rollout", {"url": "http://127.0.0.1:1", "pid": 1})
     supervisor.train()
     assert world.folder.status("rollout") == {}
+
+
+# --- while it trains ---------------------------------------------------------------------------
+
+
+def train_steps(world: World, *, every_s: float, rates: Sequence[float] = ()) -> None:
+    """The trainer publishes a version each ``every_s``; evaluations while training give ``rates``,
+    the last one again and again."""
+    left = list(rates)
+
+    def step() -> None:
+        trainers = [each for each in world.handles if each.name == "trainer" and each.code is None]
+        due = int((world.now - world.trained_since) / every_s) if trainers else 0
+        if trainers and due > world.trained:
+            world.trained = due
+            path = world.folder.path / "weights" / f"step-{due:06d}"
+            path.mkdir(parents=True)
+            (path / "model.safetensors").write_text(f"weights {due}")
+            world.latest = WeightsRef(policy_version=due, path=str(path))
+            event = {"event": "train_step", "train_step": due, "policy_version": due}
+            world.write({"at": world.now, **event})
+
+    world.on_sleep = step
+    world.rate = lambda: left.pop(0) if len(left) > 1 else (left or [0.5])[0]
+
+
+def configure(world: World, supervisor: Supervisor, tree: Mapping[str, Any]) -> Supervisor:
+    """A supervisor of the same world with another configuration."""
+    world.config = config_module.from_dict(
+        {"launch": {"max_restarts": 1, "tensorboard": False}, **tree}, source="test"
+    )
+    watch = Watch(world.config)
+    observer = Observer(
+        MetricsTail(world.folder.metrics), read_service=world.service, folds=[watch.fold]
+    )
+    observer.skip_history()
+    children = Children(world.folder, world.config, world.spawn)
+    tools = replace(supervisor._tools, children=children, observer=observer, watch=watch)
+    return Supervisor(world.folder, world.config, tools)
+
+
+DURING = {"eval": {"every": 2, "before_after": False}}
+
+
+def test_weights_are_evaluated_while_training_goes_on(world: World, supervisor: Supervisor) -> None:
+    world.train_s = 100.0
+    train_steps(world, every_s=4.0, rates=[0.4, 0.6, 0.5])
+    assert configure(world, supervisor, DURING).train() is Outcome.FINISHED
+    evals = events(world, "eval")
+    assert {e["phase"] for e in evals} == {"during"}
+    versions = [e["policy_version"] for e in evals]
+    assert versions[:2] == [2, 4]
+    assert all(later - earlier >= 2 for earlier, later in itertools.pairwise(versions))
+    assert len(versions) >= 8
+    # Neither the runner nor the service was touched for it.
+    assert world.log.count("start runner") == world.log.count("start rollout") == 1
+    assert pinned.read_best(world.folder)["policy_version"] == 4
+    assert pinned.pins(world.folder) == []
+
+
+def test_the_last_evaluation_is_finished_after_training(
+    world: World, supervisor: Supervisor
+) -> None:
+    world.train_s = 9.0  # version 2 comes after 8 seconds, its evaluation takes five
+    train_steps(world, every_s=4.0, rates=[0.4])
+    configure(world, supervisor, DURING).train()
+    assert [e["policy_version"] for e in events(world, "eval")] == [2]
+    assert world.log.index("terminate runner") < len(world.log) - 1
+    assert pinned.read_best(world.folder)["policy_version"] == 2
+
+
+def test_an_evaluation_that_was_interrupted_is_made_after_the_resume(
+    world: World, supervisor: Supervisor, signals: StopSignals
+) -> None:
+    train_steps(world, every_s=4.0, rates=[0.4])
+    step = world.on_sleep
+
+    def interrupt() -> None:
+        step()
+        if alive(world).count("evaluator") and not signals.count:
+            signals._received(signal.SIGINT, None)
+
+    world.on_sleep = interrupt
+    first = configure(world, supervisor, DURING)
+    assert first.train() is Outcome.INTERRUPTED
+    assert [one.policy_version for one in pinned.pins(world.folder)] == [2]
+    signals.count = 0
+    world.on_sleep = lambda: None
+    assert configure(world, supervisor, DURING).train() is Outcome.FINISHED
+    assert [e["policy_version"] for e in events(world, "eval")] == [2]
+
+
+def test_an_evaluation_that_cannot_be_made_does_not_end_the_training(
+    world: World, supervisor: Supervisor
+) -> None:
+    world.train_s = 40.0
+    world.crashes = {"evaluator": 2}  # max_restarts is 1
+    train_steps(world, every_s=4.0, rates=[0.4])
+    assert configure(world, supervisor, DURING).train() is Outcome.FINISHED
+    (given_up,) = events(world, "eval_given_up")
+    assert given_up["policy_version"] == 2
+    assert "exit code 1" in given_up["reason"]
+    assert next(e["policy_version"] for e in events(world, "eval")) >= 4
+
+
+def test_training_stops_when_the_target_is_reached(world: World, supervisor: Supervisor) -> None:
+    world.train_s = 1000.0
+    train_steps(world, every_s=4.0, rates=[0.4, 0.8])
+    tree = DURING | {"run": {"target_success": 0.7}}
+    assert configure(world, supervisor, tree).train() is Outcome.FINISHED
+    assert world.now < 60.0
+    assert [e["policy_version"] for e in events(world, "eval")] == [2, 4]
+    (stop,) = events(world, "stop")
+    assert stop["cause"] == "run.target_success"
+    assert "80.0 % in the evaluation of policy version 4" in stop["text"]
+    assert "terminate trainer" in world.log
+    assert "kill trainer" not in world.log
+    assert alive(world) == []
+    # It stays so after a resume, until the target is another.
+    num_started = len(world.handles)
+    configure(world, supervisor, tree).train()
+    assert [handle.name for handle in world.handles[num_started:]] == ["rollout"]
+    world.train_s = 1.0
+    configure(world, supervisor, DURING).train()
+    assert "trainer" in [handle.name for handle in world.handles[num_started:]]
+
+
+def test_an_alarm_is_raised_once_and_may_stop_the_training(
+    world: World, supervisor: Supervisor
+) -> None:
+    world.train_s = 1000.0
+    tree = {
+        "eval": {"before_after": False},
+        "alarms": {"idle_s": 50.0, "stop_on": ["idle"]},
+    }
+    configure(world, supervisor, tree).train()
+    assert 50.0 < world.now < 60.0
+    raised = events(world, "alarm")
+    assert {e["subject"] for e in raised} == {"runner", "trainer", "rollout w0"}
+    assert {e["state"] for e in raised} == {"raised"}
+    assert len(raised) == 3
+    (stop,) = events(world, "stop")
+    assert stop["cause"] == "alarms.stop_on"
+
+
+def test_a_limit_is_recorded_as_the_reason(world: World, supervisor: Supervisor) -> None:
+    configure(world, supervisor, {"run": {"max_train_steps": 7}}).train()
+    assert [e["cause"] for e in events(world, "stop")] == ["run.max_train_steps"]
+
+
+def test_the_trainer_may_take_its_time_to_end(world: World, supervisor: Supervisor) -> None:
+    """The last step of a large model takes longer than stop_timeout_s."""
+    world.train_s = 1000.0
+    train_steps(world, every_s=4.0, rates=[0.9])
+    step = world.on_sleep
+    asked_at: list[float] = []
+
+    def slowly() -> None:
+        step()
+        for trainer in [each for each in world.handles if each.name == "trainer"]:
+            trainer.obeys = False
+            if "terminate trainer" in world.log:
+                asked_at.append(world.now)
+                if world.now > asked_at[0] + 100.0 and trainer.code is None:
+                    trainer.code = 0
+
+    world.on_sleep = slowly
+    configure(world, supervisor, DURING | {"run": {"target_success": 0.7}}).train()
+    assert "kill trainer" not in world.log

@@ -141,3 +141,21 @@ def test_an_answer_that_is_no_status_counts_as_none() -> None:
     assert parse_status({}) is None
     assert service(3, 4).ready_version == 3
     assert ServiceView(workers=(), desired_version=0, queue_size=0).ready_version is None
+
+
+def test_evaluations_while_training_and_alarms_are_shown() -> None:
+    shown = snapshot()
+    assert figures(shown)["evaluated"] == figures(shown)["alarms"] == "-"
+    for version, rate in ((10, 0.6), (20, 0.5)):
+        event = {"event": "eval", "phase": "during", "policy_version": version}
+        shown.progress.fold({**event, "success_rate": rate})
+    alarm = {"event": "alarm", "alarm": "idle", "subject": "runner", "state": "raised"}
+    shown.progress.fold(alarm)
+    assert figures(shown)["evaluated"] == "v20 50 % (best v10 60 %)"
+    assert "evaluated v20 50 % (best v10 60 %) | alarms idle runner" in plain_line(shown)
+    output = io.StringIO()
+    with View(Console(file=output, force_terminal=True, width=110), now=lambda: 0.0) as view:
+        view.show(shown)
+    assert "idle runner" in output.getvalue()
+    shown.progress.fold(alarm | {"state": "cleared"})
+    assert figures(shown)["alarms"] == "-"

@@ -22,6 +22,9 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/cluster.md",
     "docs/desktops.md",
+    "docs/curation.md",
+    "docs/own-tasks.md",
+    "examples/own_suite/README.md",
 )
 # A path of the repository in a document: at least one folder that exists at its top.
 PATH = re.compile(r"(?:src|tests|scripts|docs|configs|\.ci)/[\w./-]*\w")

@@ -1,6 +1,7 @@
 """The scheduler on fakes: time moves only when a test moves it."""
 
 import asyncio
+import dataclasses
 import json
 import random
 
@@ -159,6 +160,20 @@ async def test_a_service_that_goes_away_costs_each_running_episode_one_attempt(a
     assert data.cancelled == {}
 
 
+async def test_a_planned_step_limit_ends_the_episode_before_the_runs_own(agent):
+    first, second = plan(2)
+    first = dataclasses.replace(first, group_size=4, max_steps=1)
+    data = PlanOnly([first, second])
+    async with Rig(agent, data, make_env=ScriptedEnv) as rig:
+        await rig.clock.advance(1.0)
+        assert {name: len(t.steps) for name, t in data.stored.items()} == {"e0": 1, "e1": 2}
+        assert {t.stop_reason for t in data.stored.values()} == {StopReason.MAX_STEPS}
+        logged = {
+            e["trajectory_id"]: (e["group_size"], e["max_steps"]) for e in rig.metrics.of("episode")
+        }
+    assert logged == {"e0": (4, 1), "e1": (None, 2)}
+
+
 async def test_retries_under_the_bound_then_cancels(agent):
     data = PlanOnly(plan(1), max_attempts=3)
     async with Rig(agent, data, make_env=lambda: ScriptedEnv(breaks_at="reset")) as rig:
@@ -200,6 +215,7 @@ async def test_reports(agent):
     assert len(reports) == 2  # one a second
     last = reports[-1]
     assert (last["num_episodes"], last["success_window"], last["num_running"]) == (4, 0.5, 0)
+    assert last["env_utilisation"] == 0.0  # by this name the live view and the plots read it
     assert last["episodes_per_s"] == pytest.approx(4 / 2)
     assert last["served_version"] == 0
     # Successes 1, 0, 1, 0 with weights 0.95^3, 0.95^2, 0.95, 1

@@ -46,6 +46,7 @@ def test_tis_weight_multiplies_the_loss_and_is_truncated():
     assert loss_of(1.0, 2.0, rho=1.5) == pytest.approx(-3.0, rel=1e-5)
     assert loss_of(1.0, 2.0, rho=5.0) == pytest.approx(-4.0, rel=1e-5)  # capped at 2
     assert loss_of(1.0, 2.0, rho=5.0, tis_cap=1.0) == pytest.approx(-2.0, rel=1e-5)
+    assert loss_of(1.0, 2.0, rho=5.0, tis_cap=0) == pytest.approx(-2.0, rel=1e-5)  # left out
     weight, truncated = tis_weight(torch.tensor([-1.0, -1.0]), torch.tensor([-1.5, -4.0]), 2.0)
     assert weight.tolist() == pytest.approx([math.exp(0.5), 2.0])
     assert truncated.tolist() == [False, True]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,9 @@ class Prompt:
 class Agent:
     """What the model of one folder is shown and how its replies are read. Shared by all episodes.
 
+    An agent of your own is a subclass, named by ``agent.name``: override ``first_prompt`` for other
+    words, ``parse`` for another grammar, ``start`` for another conversation.
+
     Raises:
         SetupError: ``model_dir`` is not a model folder.
         ConfigError: one of its files makes no sense.
@@ -40,10 +43,19 @@ class Agent:
 
     def start(self, observation: Observation) -> Conversation:
         """A new episode, which has already seen its first observation."""
-        text = user_prompt(observation.instruction, self.language)
-        conversation = Conversation(text, self.window, self.limits, self.transform)
+        text = self.first_prompt(observation.instruction)
+        conversation = Conversation(text, self.window, self.limits, self.transform, self.parse)
         conversation.see(observation)
         return conversation
+
+    def first_prompt(self, instruction: str) -> str:
+        """The text of the first user message, which comes before the first screenshot."""
+        return user_prompt(instruction, self.language)
+
+    def parse(self, reply: str, geometry: Geometry) -> ParsedReply:
+        """The actions of a reply, in pixels of the screen. Must not raise: what is wrong with the
+        reply is told to the model as ``ParsedReply.error``."""
+        return parse(reply, geometry)
 
 
 class Conversation:
@@ -55,11 +67,13 @@ class Conversation:
         window: HistoryWindow,
         limits: ImageLimits,
         transform: Transform,
+        parse: Callable[[str, Geometry], ParsedReply] = parse,
     ) -> None:
         self._instruction_text = instruction_text
         self._window = window
         self._limits = limits
         self._transform = transform
+        self._parse = parse
         self._turns: list[Turn] = []
         self._images: dict[str, bytes] = {}
         self._geometry: Geometry | None = None
@@ -104,7 +118,7 @@ class Conversation:
             raise ValueError("a reply needs a screenshot that was not answered yet")
         record = disarm_control_tokens(strip_end_tokens(reply))
         self._turns[-1] = replace(self._turns[-1], reply=record)
-        parsed = parse(reply, self._geometry)
+        parsed = self._parse(reply, self._geometry)
         if parsed.error is not None:
             note = f"The last reply could not be parsed: {parsed.error}"
             self._next_note = disarm_control_tokens(note)

@@ -52,3 +52,15 @@ def step_weights(num_steps: Sequence[int], *, statistics: Statistics = "trajecto
     if statistics == "step":
         return [1.0] * len(num_steps)
     return [1.0 / n for n in num_steps]
+
+
+def share_factor(*, own: float, foreign: float, share: float) -> float:
+    """What the weight of borrowed successes is multiplied by, so that they have at most ``share`` of
+    all weight: f with f * foreign <= share * (own + f * foreign), at most 1.
+
+    >>> share_factor(own=9.0, foreign=9.0, share=0.25)
+    0.3333333333333333
+    """
+    if foreign <= 0 or share >= 1 or foreign <= share * (own + foreign):
+        return 1.0
+    return share * own / ((1 - share) * foreign)

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dart_gui.data import groups, staleness
+from dart_gui.data.claims import Claim, read_group
 from dart_gui.data.groups import Rung
 from dart_gui.data.ledger import Ledger
 from dart_gui.data.published_schema import CHECKPOINT_PATH_LENGTH
@@ -22,7 +23,6 @@ from dart_gui.data.schema import (
     durable_checkpoint,
     policy_version,
     rollout_run,
-    task_group,
     train_batch,
     training_run,
     trajectory,
@@ -31,31 +31,6 @@ from dart_gui.data.staleness import Pacing
 from dart_gui.data.states import BatchState, GroupState, check_move
 from dart_gui.errors import DataError
 from dart_gui.types import WeightsRef
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedTrajectory:
-    trajectory_id: str
-    blob_sha256: str
-    reward: float
-    num_steps: int
-    staleness: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedGroup:
-    group_id: str
-    task_id: str
-    trajectories: list[ClaimedTrajectory]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    batch_id: int
-    trainer_version: int
-    groups: list[ClaimedGroup]
-    staleness_mean: float
-    staleness_max: int
 
 
 @dataclass(kw_only=True)
@@ -83,7 +58,17 @@ class BatchBook:
             chosen = self._choose(groups.ladder(conn, self._run_id), version)
             if chosen is None:
                 return None
-            claimed = [self._read_group(conn, rung, version) for rung in chosen]
+            claimed = [
+                read_group(
+                    conn,
+                    self._run_id,
+                    rung,
+                    version=version,
+                    train_step=train_step,
+                    pacing=self.pacing,
+                )
+                for rung in chosen
+            ]
             ages = [item.staleness for group in claimed for item in group.trajectories]
             mean, worst = sum(ages) / len(ages), max(ages)
             batch_id = self._insert_batch(
@@ -247,40 +232,6 @@ class BatchBook:
         key = result.inserted_primary_key
         assert key is not None
         return int(key[0])
-
-    def _read_group(self, conn: sa.Connection, rung: Rung, version: int) -> ClaimedGroup:
-        g, t = task_group.c, trajectory.c
-        of_group = (g.run_id == self._run_id, g.group_id == rung.group_id)
-        row = conn.execute(
-            sa.select(g.task_id, g.planned_version, g.version_shift).where(*of_group)
-        ).one()
-        members = conn.execute(
-            sa.select(t.trajectory_id, t.blob_sha256, t.reward, t.num_steps, t.version_min)
-            .where(t.run_id == self._run_id, t.group_id == rung.group_id)
-            .order_by(t.episode_id)
-        ).all()
-        shift = row.version_shift
-        staleness.check_consumed(
-            rung.group_id,
-            ladder=rung.version,
-            oldest=min(member.version_min for member in members) + shift,
-            version=version,
-            pacing=self.pacing,
-        )
-        return ClaimedGroup(
-            group_id=rung.group_id,
-            task_id=row.task_id,
-            trajectories=[
-                ClaimedTrajectory(
-                    trajectory_id=member.trajectory_id,
-                    blob_sha256=member.blob_sha256,
-                    reward=member.reward,
-                    num_steps=member.num_steps,
-                    staleness=max(0, version - member.version_min - shift),
-                )
-                for member in members
-            ],
-        )
 
     def _refuse_second_claim(self, conn: sa.Connection, train_step: int) -> None:
         if self._live(conn, train_batch.c.train_step == train_step):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ import fsspec
 from pydantic import TypeAdapter, ValidationError
 
 from dart_gui.errors import ConfigError, DataError, boundary
+from dart_gui.files import write_whole
 from dart_gui.types import Trajectory
 
+_ADVICE = "Free some space, or set data.blobs to a folder that can be written"
 _TRAJECTORY: TypeAdapter[Trajectory] = TypeAdapter(Trajectory)
 
 
@@ -87,6 +88,9 @@ class BlobStore:
                     "trajectory that names it"
                 )
 
+    def has_image(self, sha256: str) -> bool:
+        return self._exists(self.image_path(sha256))
+
     def image(self, sha256: str) -> bytes:
         """The PNG with this sha256.
 
@@ -135,28 +139,7 @@ class BlobStore:
 
     def _write(self, path: str, data: bytes) -> None:
         if self._is_local:
-            write_atomically(Path(path), data)
+            write_whole(Path(path), data, what="the blob", advice=_ADVICE)
             return
         with boundary(DataError, f"writing the blob {path}"):
             self._fs.pipe_file(path, data)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``path`` under a temporary name and rename it, so that no reader sees a part of it.
-
-    Raises:
-        DataError: the folder cannot be written, or the disk is full; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"the blob {path} cannot be written: {error.strerror or error}. "
-            "Free some space, or set data.blobs to a folder that can be written"
-        ) from error

@@ -15,14 +15,18 @@ import sqlalchemy as sa
 from dart_gui.data import groups, staleness
 from dart_gui.data.curation import Stage
 from dart_gui.data.ledger import Ledger
+from dart_gui.data.planner import Planner
+from dart_gui.data.pool_use import Lender
 from dart_gui.data.published_schema import INSTRUCTION_LENGTH
-from dart_gui.data.sampler import Sampler, episode_seed
+from dart_gui.data.rows import facts_row, step_rows
+from dart_gui.data.sampler import episode_seed
 from dart_gui.data.schema import (
     MESSAGE_LENGTH,
     episode,
     episode_failure,
     policy_version,
     rollout_run,
+    step,
     task_group,
     trajectory,
 )
@@ -39,9 +43,10 @@ class EpisodeBook:
     ledger: Ledger
     pacing: Pacing
     stages: Sequence[Stage]
-    sampler: Sampler | None
-    group_size: int
+    planner: Planner | None
     max_attempts: int
+    env_version: str
+    lender: Lender | None
 
     @property
     def _run_id(self) -> str:
@@ -149,9 +154,13 @@ class EpisodeBook:
             conn.execute(sa.insert(rollout_run).values(self._published_row(conn, record)))
             conn.execute(
                 sa.insert(trajectory).values(
-                    **_facts_row(record), stored_at=self.ledger.clock(), blob_sha256=blob_sha256
+                    **facts_row(record),
+                    stored_at=self.ledger.clock(),
+                    blob_sha256=blob_sha256,
+                    env_version=self.env_version or None,
                 )
             )
+            conn.execute(sa.insert(step), step_rows(record))
             self._move(conn, record.trajectory_id, EpisodeState.RUNNING, EpisodeState.STORED)
             self._close_if_done(conn, record.group_id)
 
@@ -163,7 +172,7 @@ class EpisodeBook:
     def _oldest_planned(self, conn: sa.Connection, served_version: int) -> PlannedEpisode | None:
         e, g = episode.c, task_group.c
         row = conn.execute(
-            sa.select(e.episode_id, e.group_id, e.attempt, g.task_id, g.seed)
+            sa.select(e.episode_id, e.group_id, e.attempt, g.task_id, g.seed, g.size, g.max_steps)
             .join_from(episode, task_group, _same_group())
             .where(
                 e.run_id == self._run_id,
@@ -180,7 +189,9 @@ class EpisodeBook:
             group_id=row.group_id,
             task=Task(task_id=row.task_id, seed=row.seed),
             attempt=row.attempt,
-            seed=episode_seed(self._required_sampler().seed, row.episode_id, row.attempt),
+            seed=episode_seed(self._required_planner().sampler.seed, row.episode_id, row.attempt),
+            group_size=row.size,
+            max_steps=row.max_steps,
         )
 
     def _plan_group(self, conn: sa.Connection, served_version: int) -> bool:
@@ -197,22 +208,23 @@ class EpisodeBook:
         return True
 
     def _insert_group(self, conn: sa.Connection, number: int, served_version: int) -> None:
-        task = self._required_sampler().sample(number)
+        plan = self._required_planner().plan(conn, number)
         group_id, now = f"g{number:06d}", self.ledger.clock()
         conn.execute(
             sa.insert(task_group).values(
                 run_id=self._run_id,
                 group_id=group_id,
                 number=number,
-                task_id=task.task_id,
-                seed=task.seed,
-                size=self.group_size,
+                task_id=plan.task.task_id,
+                seed=plan.task.seed,
+                size=plan.size,
+                max_steps=plan.max_steps,
                 state=GroupState.OPEN,
                 planned_version=served_version,
                 planned_at=now,
             )
         )
-        members: Iterable[int] = range(self.group_size)
+        members: Iterable[int] = range(plan.size)
         conn.execute(
             sa.insert(episode),
             [
@@ -229,10 +241,10 @@ class EpisodeBook:
             ],
         )
 
-    def _required_sampler(self) -> Sampler:
-        if self.sampler is None:
+    def _required_planner(self) -> Planner:
+        if self.planner is None:
             raise DataError("this data manager was opened without a task sampler: it cannot plan")
-        return self.sampler
+        return self.planner
 
     def _require_owed(self, conn: sa.Connection, record: Trajectory) -> None:
         if record.run_id != self._run_id:
@@ -316,6 +328,7 @@ class EpisodeBook:
             stages=self.stages,
             pacing=self.pacing,
             now=self.ledger.clock(),
+            lender=self.lender,
         )
 
     def _published_row(self, conn: sa.Connection, record: Trajectory) -> dict[str, Any]:
@@ -342,26 +355,3 @@ def _same_group() -> sa.ColumnElement[bool]:
     return sa.and_(
         episode.c.run_id == task_group.c.run_id, episode.c.group_id == task_group.c.group_id
     )
-
-
-def _facts_row(record: Trajectory) -> dict[str, Any]:
-    return {
-        "run_id": record.run_id,
-        "trajectory_id": record.trajectory_id,
-        "group_id": record.group_id,
-        "episode_id": record.trajectory_id,
-        "task_id": record.task.task_id,
-        "seed": record.task.seed,
-        "attempt": record.attempt,
-        "stop_reason": record.stop_reason,
-        "success": record.success,
-        "reward": record.reward,
-        "num_steps": len(record.steps),
-        "num_response_tokens": sum(len(step.completion.response_ids) for step in record.steps),
-        "version_min": record.version_min,
-        "version_max": record.version_max,
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "model_s": sum(step.model_s for step in record.steps),
-        "env_s": sum(step.env_s for step in record.steps),
-    }

@@ -11,8 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dart_gui.data import staleness
+from dart_gui.data import pool_use, staleness
 from dart_gui.data.curation import MemberFacts, Stage, reason_to_skip
+from dart_gui.data.pool_use import Borrowed, Lender
 from dart_gui.data.schema import episode, policy_version, task_group, train_batch, trajectory
 from dart_gui.data.staleness import Pacing
 from dart_gui.data.states import BatchState, EpisodeState, GroupState, check_move
@@ -48,6 +49,15 @@ def ladder(conn: sa.Connection, run_id: str) -> list[Rung]:
 def latest_version(conn: sa.Connection, run_id: str) -> int | None:
     newest = sa.func.max(policy_version.c.version)
     return conn.scalar(sa.select(newest).where(policy_version.c.run_id == run_id))
+
+
+def train_steps(conn: sa.Connection, run_id: str, *, since: int) -> dict[int, int]:
+    """The train step of each published version from ``since`` on."""
+    v = policy_version.c
+    rows = conn.execute(
+        sa.select(v.version, v.train_step).where(v.run_id == run_id, v.version >= since)
+    )
+    return {row.version: row.train_step for row in rows}
 
 
 def trainer_version(conn: sa.Connection, run_id: str) -> int:
@@ -127,24 +137,45 @@ def close_if_done(
     stages: Sequence[Stage],
     pacing: Pacing,
     now: float,
+    lender: Lender | None = None,
 ) -> GroupState:
     """Close the group when its last member is closed; the group's state afterwards.
 
     With less than half of its members stored it is CANCELLED (their rows stay). Otherwise curation
-    decides between SKIPPED and COMPLETE.
+    decides between SKIPPED and COMPLETE; where all failed, together with a success that ``lender``
+    finds.
     """
     states = _member_states(conn, run_id, group_id)
     if EpisodeState.PLANNED in states or EpisodeState.RUNNING in states:
         return GroupState.OPEN
     reason: str | None
+    borrowed: Borrowed | None = None
     if 2 * states.count(EpisodeState.STORED) < len(states):
         new, reason = GroupState.CANCELLED, LOST_MEMBERS
     else:
-        reason = reason_to_skip(_facts(conn, run_id, group_id), stages)
+        facts = _facts(conn, run_id, group_id)
+        if lender is not None and not any(member.success for member in facts):
+            borrowed = lender.find(conn, group_id)
+        reason = reason_to_skip([*facts, *_borrowed_facts(borrowed)], stages)
         reason = reason or _reason_to_drop(conn, run_id, group_id, pacing)
         new = GroupState.SKIPPED if reason else GroupState.COMPLETE
     move(conn, run_id, [group_id], old=GroupState.OPEN, new=new, reason=reason, closed_at=now)
+    if borrowed is not None and new is GroupState.COMPLETE:
+        pool_use.record(conn, run_id, group_id, borrowed, now=now)
     return new
+
+
+def _borrowed_facts(borrowed: Borrowed | None) -> list[MemberFacts]:
+    if borrowed is None:
+        return []
+    return [
+        MemberFacts(
+            trajectory_id=borrowed.entry_id,
+            reward=borrowed.reward,
+            success=True,
+            num_steps=borrowed.num_steps,
+        )
+    ]
 
 
 def _reason_to_drop(conn: sa.Connection, run_id: str, group_id: str, pacing: Pacing) -> str | None:

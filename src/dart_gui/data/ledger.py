@@ -73,13 +73,25 @@ class Ledger:
                         name="schema_version", value=str(schema.SCHEMA_VERSION)
                     )
                 )
-            elif version != schema.SCHEMA_VERSION:
+            elif version < schema.SCHEMA_VERSION:
+                self._upgrade(conn, version)
+            elif version > schema.SCHEMA_VERSION:
                 raise DataError(
                     f"the ledger {self._name} has schema version {version}, this dart-gui knows "
                     f"{schema.SCHEMA_VERSION}: open it with the version of dart-gui that made it, "
                     "or set data.ledger to a new one"
                 )
             self._register_run(conn)
+
+    @staticmethod
+    def _upgrade(conn: sa.Connection, version: int) -> None:
+        for reached in range(version + 1, schema.SCHEMA_VERSION + 1):
+            for statement in schema.UPGRADES[reached]:
+                conn.exec_driver_sql(statement)
+        schema.metadata.create_all(conn)
+        name = schema.ledger_meta.c.name
+        current = sa.update(schema.ledger_meta).where(name == "schema_version")
+        conn.execute(current.values(value=str(schema.SCHEMA_VERSION)))
 
     def _register_run(self, conn: sa.Connection) -> None:
         runs = schema.training_run

@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from dart_gui.config import Config, CurationConfig, DataConfig
+from dart_gui.config import Config, CurationConfig, DataConfig, RunnerConfig
 from dart_gui.data import curation, stats
-from dart_gui.data.advantages import advantages, step_weights
-from dart_gui.data.batches import BatchBook, Claim, ClaimedGroup
+from dart_gui.data.batches import BatchBook
 from dart_gui.data.blobs import BlobStore, encode_trajectory
 from dart_gui.data.episodes import EpisodeBook
 from dart_gui.data.ledger import Ledger
+from dart_gui.data.loading import BatchLoader
+from dart_gui.data.planner import Planner
+from dart_gui.data.pool import Conditions, ExperiencePool
+from dart_gui.data.pool_use import Lender
 from dart_gui.data.records import (
     Batch,
     BatchGroup,
@@ -50,7 +53,9 @@ class DataManager:
 
     ``ledger_url`` is an SQLAlchemy URL, ``blobs_url`` a folder or an fsspec URL; both are created
     where missing. Without a ``sampler`` nothing can be planned (trainer, tools). ``max_attempts``
-    bounds the tries of one episode. ``clock`` gives Unix seconds.
+    bounds the tries of one episode, ``max_steps`` the model calls of each. ``clock`` gives Unix
+    seconds. ``conditions`` are those of the environments and the agent: without them no success is
+    borrowed.
 
     Raises:
         ConfigError: a URL is unknown, or ``max_uses`` is not 1.
@@ -68,24 +73,40 @@ class DataManager:
         groups_per_step: int,
         sampler: Sampler | None = None,
         max_attempts: int = 3,
+        max_steps: int = RunnerConfig().max_steps,
+        conditions: Conditions | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if config.max_uses != 1:
             raise ConfigError(
                 f"data.max_uses = {config.max_uses}: a trajectory is trained once; set it to 1"
             )
-        self._curation = curation
+        pool = ExperiencePool(folder=Path(curation.pool)) if curation.pool else None
+        self._pool = pool
         self._ledger = Ledger(ledger_url, run_id=run_id, clock=clock)
         self._blobs = BlobStore(blobs_url)
         pacing = Pacing(max_staleness=config.max_staleness, groups_per_step=groups_per_step)
+        planner = (
+            None
+            if sampler is None
+            else Planner(
+                run_id=run_id,
+                sampler=sampler,
+                curation=curation,
+                group_size=config.group_size,
+                max_steps=max_steps,
+            )
+        )
         self._episodes = EpisodeBook(
             ledger=self._ledger,
             pacing=pacing,
             stages=_stages(curation),
-            sampler=sampler,
-            group_size=config.group_size,
+            planner=planner,
             max_attempts=max_attempts,
+            env_version="" if conditions is None else conditions.env_version,
+            lender=None if conditions is None else _lender(run_id, conditions, curation, pool),
         )
+        self._loader = BatchLoader(blobs=self._blobs, pool=pool, curation=curation)
         self._batches = BatchBook(ledger=self._ledger, pacing=pacing)
 
     @classmethod
@@ -95,6 +116,7 @@ class DataManager:
         config: Config,
         *,
         sampler: Sampler | None = None,
+        conditions: Conditions | None = None,
         clock: Callable[[], float] = time.time,
     ) -> DataManager:
         """The data of the run in ``run_dir``: where its configuration says, else in that folder."""
@@ -107,6 +129,8 @@ class DataManager:
             groups_per_step=config.train.groups_per_step,
             sampler=sampler,
             max_attempts=config.runner.max_attempts,
+            max_steps=config.runner.max_steps,
+            conditions=conditions,
             clock=clock,
         )
 
@@ -185,7 +209,7 @@ class DataManager:
         if claim is None:
             return None
         try:
-            return self._load(train_step, claim)
+            return self._loader.load(train_step, claim)
         except DataError:
             self._batches.give_back(claim.batch_id)
             raise
@@ -244,11 +268,14 @@ class DataManager:
         return self._blobs.trajectory(trajectory_id, sha256)
 
     def load_image(self, sha256: str) -> bytes:
-        """The PNG of a screenshot. Raises ``DataError`` where it is missing or damaged."""
+        """The PNG of a screenshot, of this run or of its pool. Raises ``DataError`` where it is
+        missing or damaged."""
+        if self._pool is not None and not self._blobs.has_image(sha256):
+            return self._pool.blobs.image(sha256)
         return self._blobs.image(sha256)
 
     def load_images(self, hashes: Iterable[str]) -> dict[str, bytes]:
-        return {sha256: self._blobs.image(sha256) for sha256 in hashes}
+        return {sha256: self.load_image(sha256) for sha256 in hashes}
 
     def trajectories(
         self,
@@ -279,39 +306,11 @@ class DataManager:
         """Success per task_id over its ``last`` newest trajectories."""
         return stats.task_stats(self._ledger, last=last)
 
-    def _load(self, train_step: int, claim: Claim) -> Batch:
-        return Batch(
-            train_step=train_step,
-            trainer_version=claim.trainer_version,
-            groups=[self._load_group(group) for group in claim.groups],
-            staleness_mean=claim.staleness_mean,
-            staleness_max=claim.staleness_max,
-        )
-
-    def _load_group(self, group: ClaimedGroup) -> BatchGroup:
-        num_steps = [item.num_steps for item in group.trajectories]
-        credits = advantages(
-            [item.reward for item in group.trajectories],
-            num_steps,
-            statistics=self._curation.advantage,
-            normalize_std=self._curation.normalize_std,
-        )
-        weights = step_weights(num_steps, statistics=self._curation.advantage)
-        return BatchGroup(
-            group_id=group.group_id,
-            task_id=group.task_id,
-            trajectories=[
-                TrainTrajectory(
-                    trajectory=self._blobs.trajectory(item.trajectory_id, item.blob_sha256),
-                    advantage=advantage,
-                    weight=weight,
-                    staleness=item.staleness,
-                )
-                for item, advantage, weight in zip(
-                    group.trajectories, credits, weights, strict=True
-                )
-            ],
-        )
+    def task_flow(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Per task_id and fate of the group (``skipped``, ``waiting``, ``trained``), the number and the
+        mean length of its trajectories: whether what is trained is like what was dispatched.
+        """
+        return stats.task_flow(self._ledger)
 
 
 def _check_finite(trajectory: Trajectory) -> None:
@@ -322,6 +321,20 @@ def _check_finite(trajectory: Trajectory) -> None:
                 f"step {step.index} of trajectory {trajectory.trajectory_id} has a log-probability "
                 "or an entropy that is not finite"
             )
+
+
+def _lender(
+    run_id: str, conditions: Conditions, curation: CurationConfig, pool: ExperiencePool | None
+) -> Lender | None:
+    if pool is None and not curation.pool_online:
+        return None
+    return Lender(
+        run_id=run_id,
+        conditions=conditions,
+        pool=pool,
+        online=curation.pool_online,
+        match=curation.pool_match,
+    )
 
 
 def _stages(config: CurationConfig) -> list[curation.Stage]:

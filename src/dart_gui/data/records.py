@@ -12,14 +12,17 @@ class TrainTrajectory:
     trajectory: Trajectory
     advantage: float  # the same for each of its steps
     weight: float  # of the loss of each of its steps
-    staleness: int  # of its oldest step, at this batch
+    staleness: int  # of its oldest step, in train steps (data.staleness.distance)
+    selected: list[bool] | None = None  # the steps to train; None: all
+    foreign: bool = False  # borrowed: trained without a ratio, with a positive weight only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchGroup:
     group_id: str
     task_id: str
-    trajectories: list[TrainTrajectory]  # the stored members, at least half of the group
+    # The stored members, at least half of the group; last, a success that it may have borrowed.
+    trajectories: list[TrainTrajectory]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,7 @@ class TrajectoryFacts:
     model_s: float
     env_s: float
     stored_at: float
+    env_version: str | None = None  # None where it is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,8 +21,17 @@ class Sampler(Protocol):
         """The run's seed."""
         ...
 
+    @property
+    def task_ids(self) -> Sequence[str]:
+        """All tasks that there are to choose from."""
+        ...
+
     def sample(self, number: int) -> Task:
         """The task of the group with this number (0, 1, ...)."""
+        ...
+
+    def instance(self, task_id: str, number: int) -> Task:
+        """The instance of ``task_id`` that the group with this number attempts."""
         ...
 
 
@@ -46,12 +55,19 @@ class RoundRobinSampler:
     def seed(self) -> int:
         return self._seed
 
+    @property
+    def task_ids(self) -> Sequence[str]:
+        return tuple(self._task_ids)
+
     def sample(self, number: int) -> Task:
         round_number, place = divmod(number, len(self._task_ids))
         order = list(self._task_ids)
         random.Random(stable_hash("task-order", self._seed, round_number)).shuffle(order)
+        return self.instance(order[place], number)
+
+    def instance(self, task_id: str, number: int) -> Task:
         draw = random.Random(stable_hash("task-seed", self._seed, number))
-        return Task(task_id=order[place], seed=self._train_seed(draw))
+        return Task(task_id=task_id, seed=self._train_seed(draw))
 
 
 def stable_hash(*parts: object) -> int:

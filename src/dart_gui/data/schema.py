@@ -6,6 +6,7 @@ durations seconds; states are the values of the enums in :mod:`dart_gui.data.sta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,15 +22,25 @@ __all__ = [
     "ledger_meta",
     "metadata",
     "policy_version",
+    "pool_use",
     "rollout_run",
+    "step",
     "task_group",
     "train_batch",
     "training_run",
     "trajectory",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Counted up with every change of these tables; a ledger from a newer version is refused."""
+
+UPGRADES: Mapping[int, tuple[str, ...]] = {
+    2: (
+        "ALTER TABLE task_group ADD COLUMN max_steps BIGINT",
+        "ALTER TABLE trajectory ADD COLUMN env_version VARCHAR(191)",
+    ),
+}
+"""What brings a ledger of the version before to this one; tables that it lacks are created anyway."""
 
 MESSAGE_LENGTH = 2000
 _MYSQL: dict[str, Any] = {
@@ -81,6 +92,7 @@ task_group = sa.Table(
     _id("task_id"),
     _int("seed"),
     _int("size"),
+    _int("max_steps", nullable=True),  # of its episodes; NULL: the run's own limit
     _word("state"),
     _word("reason", nullable=True),  # of SKIPPED and CANCELLED
     _int("planned_version"),  # lowest version that was served when it was planned
@@ -151,11 +163,40 @@ trajectory = sa.Table(
     _float("env_s"),
     _float("stored_at"),
     sa.Column("blob_sha256", sa.String(64), nullable=False),
+    _id("env_version", nullable=True),  # equal versions replay and evaluate equally
     sa.ForeignKeyConstraint(["run_id", "group_id"], ["task_group.run_id", "task_group.group_id"]),
     sa.UniqueConstraint("run_id", "trajectory_id", name="uk_trajectory"),
     sa.UniqueConstraint("run_id", "episode_id", name="uk_trajectory_episode"),
     sa.Index("idx_trajectory_group", "run_id", "group_id"),
     sa.Index("idx_trajectory_task", "run_id", "task_id"),
+    **_MYSQL,
+)
+
+step = sa.Table(
+    "step",
+    metadata,
+    _id("run_id", primary_key=True),
+    _id("trajectory_id", primary_key=True),
+    sa.Column("step_index", sa.BigInteger, primary_key=True, autoincrement=False),
+    _int("num_response_tokens"),
+    _int("policy_version"),
+    _float("entropy"),  # mean over its response tokens, nats; as the engine measured it
+    **_MYSQL,
+)
+
+pool_use = sa.Table(
+    "pool_use",
+    metadata,
+    _id("run_id", primary_key=True),
+    _id("group_id", primary_key=True),
+    _word("source"),  # "pool", or "run" where the run's own success is borrowed
+    _id("entry_id"),
+    sa.Column("blob_sha256", sa.String(64), nullable=False),
+    _float("reward"),
+    _int("num_steps"),
+    _float("used_at"),
+    sa.ForeignKeyConstraint(["run_id", "group_id"], ["task_group.run_id", "task_group.group_id"]),
+    sa.Index("idx_pool_use_entry", "run_id", "entry_id"),
     **_MYSQL,
 )
 

@@ -31,13 +31,17 @@ S``, which the rolling update brings about.
 
 **Resume.** When a trainer resumes from a checkpoint it publishes its weights under a new number,
 and batches come back: version numbers jump without training. :func:`rebase` lifts the ladder
-versions by the least amount that makes the ladder hold again, and the shift is recorded with each
-group and left out of its staleness, which counts the versions that training made.
+versions by the least amount that makes the ladder hold again; the lift only lets the queue go on.
+What is reported as staleness is :func:`distance`, in train steps, which knows of no lift: without a
+resume it is ``v - policy_version``. With R batches that came back, at most ``(S + 1 + R) * G`` groups
+are in the system at the resume, so the last of them is consumed at most S + R steps after it; and
+weights that sampled before it may lie up to R lost steps off the way. So for the groups in the system
+at a resume the bound is S + 2R; for those that are admitted afterwards it is S again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dart_gui.errors import DataError
@@ -74,6 +78,22 @@ def rebase(versions: Sequence[int], version: int, pacing: Pacing) -> list[int]:
     return [max(p, pacing.floor(version, k)) for k, p in enumerate(versions)]
 
 
+def distance(steps: Mapping[int, int], sampled: int, consumed: int) -> int:
+    """Train steps between the weights that sampled and those that are trained.
+
+    ``steps`` gives the train step of each published version, of ``sampled`` and newer; ``consumed``
+    is that of the weights to train. A resume goes back in train steps: the way leads from the
+    sampling weights back to where the two histories part, and from there forward.
+
+    >>> distance({3: 3, 4: 4}, 3, 4)
+    1
+    >>> distance({3: 3, 4: 4, 5: 2}, 4, 3)  # steps 3 and 4 were lost; 3 was trained again
+    3
+    """
+    parted = min([consumed, *(step for version, step in steps.items() if version >= sampled)])
+    return steps.get(sampled, parted) - parted + consumed - parted
+
+
 _ADVICE = (
     "Admission should have prevented this: all processes of a run need the same data.max_staleness "
     "and train.groups_per_step, and a change of them needs a restart of the trainer"
@@ -92,11 +112,13 @@ def check_ladder(versions: Sequence[int], version: int, pacing: Pacing) -> None:
             )
 
 
-def check_consumed(group_id: str, *, ladder: int, oldest: int, version: int, pacing: Pacing) -> int:
-    """The staleness of a group consumed at ``version``, whose oldest step counts as ``oldest``.
+def check_consumed(
+    group_id: str, *, ladder: int, oldest: int, version: int, pacing: Pacing
+) -> None:
+    """Refuse a group consumed at ``version``, whose oldest step has its place at ``oldest``.
 
     Raises:
-        DataError: it exceeds the bound; admission should have made that impossible.
+        DataError: it is too old; admission should have made that impossible.
     """
     staleness = version - oldest
     if staleness > pacing.max_staleness:
@@ -106,4 +128,3 @@ def check_consumed(group_id: str, *, ladder: int, oldest: int, version: int, pac
             f"max_staleness {pacing.max_staleness}, groups_per_step {pacing.groups_per_step}. "
             f"{_ADVICE}"
         )
-    return staleness

@@ -91,6 +91,52 @@ def task_stats(ledger: Ledger, *, last: int) -> dict[str, TaskStats]:
         }
 
 
+_FATES = {
+    GroupState.SKIPPED: "skipped",
+    GroupState.CANCELLED: "skipped",
+    GroupState.OPEN: "waiting",
+    GroupState.COMPLETE: "waiting",
+    GroupState.CLAIMED: "trained",
+    GroupState.TRAINED: "trained",
+}
+
+
+def task_flow(ledger: Ledger) -> dict[str, dict[str, dict[str, float]]]:
+    """Per task and fate of its groups: ``num_trajectories``, ``mean_steps`` and ``mean_s`` (wall)."""
+    t, g = trajectory.c, task_group.c
+    query = (
+        sa.select(
+            t.task_id,
+            g.state,
+            sa.func.count(),
+            sa.func.sum(t.num_steps),
+            sa.func.sum(t.ended_at - t.started_at),
+        )
+        .join_from(trajectory, task_group, sa.and_(t.run_id == g.run_id, t.group_id == g.group_id))
+        .where(t.run_id == ledger.run_id)
+        .group_by(t.task_id, g.state)
+        .order_by(t.task_id)
+    )
+    sums: dict[tuple[str, str], tuple[int, float, float]] = {}
+    with ledger.reading() as conn:
+        for task_id, state, number, num_steps, wall_s in conn.execute(query):
+            key = (task_id, _FATES[GroupState(state)])
+            before = sums.get(key, (0, 0.0, 0.0))
+            sums[key] = (
+                before[0] + int(number),
+                before[1] + float(num_steps),
+                before[2] + float(wall_s),
+            )
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for (task_id, fate), (number, num_steps, wall_s) in sums.items():
+        found.setdefault(task_id, {})[fate] = {
+            "num_trajectories": number,
+            "mean_steps": num_steps / number,
+            "mean_s": wall_s / number,
+        }
+    return found
+
+
 def trajectories(
     ledger: Ledger,
     *,

@@ -45,7 +45,8 @@ class Env(Protocol):
         ...
 
     async def evaluate(self) -> Evaluation:
-        """Score the episode so far; a task that has not terminated is worth 0.
+        """Score the episode so far. What an unfinished task is worth is the suite's affair: nothing in
+        MiniWoB++, what its last state is worth where the agent says when it is done.
 
         Raises:
             EnvError: the environment broke.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dart_gui.config import Config
@@ -64,8 +65,8 @@ class Children:
             "trainer", finished=lambda: self._folder.status("trainer").get("finished") is True
         )
 
-    def evaluator(self, arguments: Sequence[str]) -> ProcessSpec:
-        return self._module("evaluator", *arguments)
+    def evaluator(self, arguments: Sequence[str], *, vital: bool = True) -> ProcessSpec:
+        return replace(self._module("evaluator", *arguments), vital=vital)
 
     def player(self, arguments: Sequence[str]) -> ProcessSpec:
         return self._module("player", *arguments)

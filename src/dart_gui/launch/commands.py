@@ -15,17 +15,20 @@ from rich.table import Table
 
 from dart_gui import config as config_module
 from dart_gui.config import Config
-from dart_gui.launch import plan, preflight, run_folder
+from dart_gui.files import write_whole
+from dart_gui.launch import pinned, plan, preflight, run_folder
 from dart_gui.launch.children import Children, local_spawner
 from dart_gui.launch.ledger import LedgerView
 from dart_gui.launch.observe import Observer
 from dart_gui.launch.progress import Event, MetricsTail, Progress, number
-from dart_gui.launch.report import format_rate, write_report
+from dart_gui.launch.report import best_text, format_rate, write_report
 from dart_gui.launch.run_folder import RunFolder
 from dart_gui.launch.service import ServiceProbe
 from dart_gui.launch.signals import StopSignals
+from dart_gui.launch.stopping import Stop, StopCause
 from dart_gui.launch.supervisor import Outcome, Supervisor, Tools
 from dart_gui.launch.view import View
+from dart_gui.launch.watch import Watch
 from dart_gui.metrics import MetricsWriter
 from dart_gui.types import WeightsRef
 
@@ -58,20 +61,35 @@ def resume_training(
     folder = run_folder.find(run, runs_dir)
     config = resolved(folder, overrides)
     preflight.check(config)
+    LedgerView(folder, config).check()
     progress = Progress()
     for event in MetricsTail(folder.metrics).read():
         progress.fold(event)
     if plan.is_finished(folder, config, progress):
+        stop = plan.why_trained(folder)
         console.print(
             f"run {folder.run_id} is finished: {progress.train_step} train steps, report in "
-            f"{shown(folder.report)}. To train on, raise its limit: `dart-gui train --resume "
-            f"{shown(folder.path)} --run.max_time_s {2 * config.run.max_time_s:g}`.",
+            f"{shown(folder.report)}. {_how_to_train_on(folder, config, stop)}",
             highlight=False,
             soft_wrap=True,
         )
         return 0
     greeting = f"resuming run {folder.run_id} at train step {progress.train_step}"
     return _train(console, folder, config, greeting, save_config=bool(overrides))
+
+
+def _how_to_train_on(folder: RunFolder, config: Config, stop: Stop | None) -> str:
+    command = f"dart-gui train --resume {shown(folder.path)}"
+    if stop is None or stop.cause is StopCause.TIME:
+        what, key = "raise its limit", f"run.max_time_s {2 * config.run.max_time_s:g}"
+    elif stop.cause is StopCause.STEPS:
+        what, key = "raise its limit", f"run.max_train_steps {2 * config.run.max_train_steps}"
+    elif stop.cause is StopCause.ALARM:
+        what, key = "mend the cause and change what it stops on", "alarms.stop_on '[]'"
+    else:
+        what, key = "change what it stops on", f"{stop.cause.value} 0"
+    reason = f"It ended since {stop.text.rstrip('.')}. " if stop else ""
+    return f"{reason}To train on, {what}: `{command} --{key}`."
 
 
 def only_run_dir(overrides: Sequence[str]) -> list[str]:
@@ -93,7 +111,7 @@ def _train(
     with run_folder.locked(folder), StopSignals() as signals:
         console.print(greeting, highlight=False, soft_wrap=True)
         if save_config:
-            run_folder.write_atomically(folder.config, config_module.dump(config))
+            write_whole(folder.config, config_module.dump(config))
         with supervision(console, folder, config, signals, with_ledger=True) as supervisor:
             outcome = supervisor.train()
         if outcome is Outcome.INTERRUPTED:
@@ -106,7 +124,11 @@ def _train(
             return signals.exit_code
     report = write_report(folder, config)
     evals = [event for event in MetricsTail(folder.metrics).read() if event.get("event") == "eval"]
-    print_evals(console, evals)
+    print_evals(console, [event for event in evals if event.get("phase") != "during"])
+    if stop := plan.why_trained(folder):
+        console.print(f"training ended: {stop.text}", highlight=False, soft_wrap=True)
+    if best := best_text(pinned.read_best(folder)):
+        console.print(f"best: {best}", highlight=False, soft_wrap=True)
     console.print(f"finished; report: {shown(report)}", highlight=False)
     return 0
 
@@ -123,11 +145,13 @@ def supervision(
     """A supervisor with everything that it acts through, for as long as the context lasts."""
     with contextlib.ExitStack() as stack:
         ledger = LedgerView(folder, config) if with_ledger else None
+        watch = Watch(config)
         observer = Observer(
             MetricsTail(folder.metrics),
             read_service=ServiceProbe(folder, config).status,
             read_counts=ledger.counts if ledger else dict,
             sink=_sink(folder, config) if with_ledger else None,
+            folds=[watch.fold],
         )
         stack.callback(observer.close)
         observer.skip_history()
@@ -141,6 +165,7 @@ def supervision(
             view=stack.enter_context(View(console, now=time.monotonic)),
             signals=signals,
             metrics=metrics,
+            watch=watch,
             latest_weights=ledger.latest_weights if ledger else lambda: None,
             publish=publisher(folder, config),
         )
@@ -206,8 +231,12 @@ def run_report(console: Console, run: str, overrides: Sequence[str]) -> int:
 
 
 def list_tasks(console: Console, suite_name: str) -> int:
-    from dart_gui.env.suites import get_suite
+    from dart_gui.env.suites import SUITES, get_suite
 
+    if not suite_name:
+        for name, place in sorted(SUITES.known().items()):
+            console.print(f"{name}  ({place})", highlight=False, soft_wrap=True)
+        return 0
     suite = get_suite(suite_name)
     for task_id in suite.task_ids:
         mark = "  (default)" if task_id in suite.default_tasks else ""

@@ -133,8 +133,7 @@ def check_tasks(config: Config) -> str:
 
 
 def check_browser(config: Config) -> str:
-    found = preflight.check_browser(config)
-    return f"{found.path} ({found.kind}, found by {found.source})"
+    return preflight.check_browser(config)
 
 
 def check_page(config: Config) -> str:
@@ -143,13 +142,12 @@ def check_page(config: Config) -> str:
 
 
 async def time_page(config: Config) -> str:
-    from dart_gui.env.browser.cluster import BrowserCluster
-    from dart_gui.env.suites import eval_seed
+    from dart_gui.env.suites import eval_seed, open_cluster
     from dart_gui.types import Click, Point, Task
 
     task = Task(task_id=preflight.check_tasks(config)[0], seed=eval_seed(0))
     small = config.env.model_copy(update={"num_envs": 1, "num_browsers": 1})
-    cluster = BrowserCluster(small)
+    cluster = open_cluster(small)
     started = time.perf_counter()
     await cluster.start()
     try:
@@ -189,7 +187,7 @@ def check_model(config: Config) -> str:
 
 def check_template(config: Config) -> str:
     """The model loads, and its chat template renders the prompt of a first step."""
-    from dart_gui.agent.agent import Agent
+    from dart_gui.agent.registry import make_agent
     from dart_gui.model.policy_model import PolicyModel
     from dart_gui.types import Observation
 
@@ -199,7 +197,7 @@ def check_template(config: Config) -> str:
     first = Observation(
         screenshot=blank_png(width, height), width=width, height=height, instruction="Click OK."
     )
-    prompt = Agent(path, config.agent).start(first).prompt()
+    prompt = make_agent(path, config.agent).start(first).prompt()
     grids = {name: model.pixels(png).grid for name, png in prompt.images.items()}
     num_tokens = len(model.render(prompt.messages, grids).prompt_ids)
     room = config.rollout.max_context - config.rollout.max_tokens - num_tokens

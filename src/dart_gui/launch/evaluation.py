@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -10,17 +12,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from dart_gui.agent.agent import Agent
 from dart_gui.agent.geometry import ImageLimits
+from dart_gui.agent.registry import make_agent
 from dart_gui.config import Config
-from dart_gui.env.browser.cluster import BrowserCluster
-from dart_gui.env.suites import eval_seed
-from dart_gui.errors import EnvError
+from dart_gui.env.suites import eval_seed, open_cluster
+from dart_gui.errors import DataError, EnvError, PolicyError, SetupError
+from dart_gui.files import ADVICE
 from dart_gui.launch.plan import EvalJob
 from dart_gui.launch.preflight import check_tasks
+from dart_gui.launch.priority import gentle
 from dart_gui.launch.run_folder import RunFolder
 from dart_gui.metrics import MetricsWriter
 from dart_gui.rollout.client import RolloutClient
+from dart_gui.rollout.service import serve
 from dart_gui.rollout.token import read_token
 from dart_gui.runner.clock import SystemClock
 from dart_gui.runner.episode import EpisodeLimits
@@ -28,8 +32,10 @@ from dart_gui.runner.evaluate import EvalProgress, EvalResult, TaskResult, evalu
 from dart_gui.runner.policy import Policy
 from dart_gui.runner.random_policy import RandomPolicy
 from dart_gui.runner.service import FoundPolicy, place_in
+from dart_gui.types import WeightsRef
 
 SAY_EVERY_S = 0.5
+PATIENCE = 5.0  # times the time limits, where training takes the processor first
 
 
 def run(run_dir: Path, job: EvalJob) -> int:
@@ -45,21 +51,30 @@ def run(run_dir: Path, job: EvalJob) -> int:
         raise EnvError(
             f"none of the {failed} episodes could be evaluated: {result.overall.failures}"
         )
+    check_pinned(job, result)
     metrics = MetricsWriter(folder.metrics, "evaluator")
-    metrics.log("eval", **eval_event(job, result))
+    is_written = metrics.log("eval", **eval_event(job, result))
     metrics.close()
+    if not is_written:
+        raise DataError(
+            f"the result of the evaluation cannot be written to {folder.metrics}. {ADVICE}, then "
+            "continue the run"
+        )
     return 0
 
 
 async def play_all(folder: RunFolder, config: Config, job: EvalJob) -> EvalResult:
     cancel_on_sigterm()
     async with AsyncExitStack() as stack:
-        policy = (
-            RandomPolicy(ImageLimits.from_model(Path(config.model.path)))
-            if job.phase == "floor"
-            else await open_policy(stack, folder, config)
-        )
-        cluster = BrowserCluster(config.env)
+        if job.weights is not None:
+            config = beside_training(config, job.weights)
+            await stack.enter_async_context(gentle(config.eval.nice))
+            policy: Policy = await serve_pinned(stack, config, job.weights)
+        elif job.phase == "floor":
+            policy = RandomPolicy(ImageLimits.from_model(Path(config.model.path)))
+        else:
+            policy = await open_policy(stack, folder, config)
+        cluster = open_cluster(config.env)
         stack.push_async_callback(cluster.close)
         await cluster.start()
         return await evaluate(
@@ -67,13 +82,76 @@ async def play_all(folder: RunFolder, config: Config, job: EvalJob) -> EvalResul
             num_episodes=config.eval.num_episodes,
             cluster=cluster,
             policy=policy,
-            agent=Agent(Path(config.model.path), config.agent),
+            agent=make_agent(Path(config.model.path), config.agent),
             limits=EpisodeLimits.from_config(config, temperature=job.temperature),
             clock=SystemClock(),
             num_slots=config.runner.num_slots,
             max_attempts=config.runner.max_attempts,
             eval_seed=eval_seed,
-            on_progress=StatusWriter(folder, now=time.monotonic),
+            on_progress=StatusWriter(folder, job, now=time.monotonic),
+        )
+
+
+def beside_training(config: Config, weights: WeightsRef) -> Config:
+    """The configuration of an evaluation of ``weights`` while training goes on: one worker, few
+    pages, and the patience that low priority asks for."""
+    slots = config.eval.every_envs
+    return Config.model_validate(
+        merged(
+            config.model_dump(),
+            {
+                "model": {"path": weights.path},
+                "env": {
+                    "num_envs": slots,
+                    "num_browsers": 1,
+                    "timeout_s": PATIENCE * config.env.timeout_s,
+                },
+                "rollout": {
+                    "num_workers": 1,
+                    "max_unavailable": 1,
+                    "host": "127.0.0.1",
+                    "port": 0,
+                    "url": "",
+                    "request_timeout_s": PATIENCE * config.rollout.request_timeout_s,
+                },
+                "runner": {
+                    "num_slots": slots,
+                    "episode_timeout_s": PATIENCE * config.runner.episode_timeout_s,
+                },
+                "eval": {"num_episodes": config.eval.every_episodes},
+            },
+        )
+    )
+
+
+def merged(tree: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {section: values | changes.get(section, {}) for section, values in tree.items()}
+
+
+async def serve_pinned(stack: AsyncExitStack, config: Config, weights: WeightsRef) -> Policy:
+    """A rollout service of our own with these weights, for as long as ``stack`` lives.
+
+    Raises:
+        SetupError: its worker cannot load them.
+    """
+    token = secrets.token_urlsafe(32)
+    running = await stack.enter_async_context(serve(config, token=token, weights=weights))
+    if any(slot.policy_version != weights.policy_version for slot in running.fleet.slots):
+        raise SetupError(f"the weights cannot be served: {running.fleet.update_error}")
+    timeout_s = config.rollout.request_timeout_s
+    return await stack.enter_async_context(RolloutClient(running.url, token, timeout_s=timeout_s))
+
+
+def check_pinned(job: EvalJob, result: EvalResult) -> None:
+    """Raises:
+    PolicyError: a completion was of another version than that of the job.
+    """
+    seen = {result.version_min, result.version_max}
+    if job.weights is not None and seen != {job.weights.policy_version}:
+        raise PolicyError(
+            f"an evaluation of policy version {job.weights.policy_version} was answered by versions "
+            f"{result.version_min} to {result.version_max}: its result is thrown away. The worker "
+            "could not load the weights, or was started again with others: see the lines above."
         )
 
 
@@ -98,8 +176,9 @@ async def open_policy(stack: AsyncExitStack, folder: RunFolder, config: Config) 
 class StatusWriter:
     """Tells the supervisor how far the evaluation is, twice a second at most."""
 
-    def __init__(self, folder: RunFolder, *, now: Callable[[], float]) -> None:
+    def __init__(self, folder: RunFolder, job: EvalJob, *, now: Callable[[], float]) -> None:
         self._folder = folder
+        self._what = f"{job.title}: " if job.phase == "during" else ""  # the others are the phase
         self._now = now
         self._next_at = 0.0
 
@@ -107,8 +186,10 @@ class StatusWriter:
         if self._now() < self._next_at and progress.num_done < progress.num_total:
             return
         self._next_at = self._now() + SAY_EVERY_S
-        text = f"({progress.num_done}/{progress.num_total}, {progress.num_successes} succeeded)"
-        self._folder.set_status("evaluator", {"text": text})
+        done = f"{progress.num_done}/{progress.num_total}"
+        text = f"({self._what}{done}, {progress.num_successes} succeeded)"
+        with contextlib.suppress(DataError):  # a line of the live view; the figures come later
+            self._folder.set_status("evaluator", {"text": text})
 
 
 def eval_event(job: EvalJob, result: EvalResult) -> dict[str, Any]:

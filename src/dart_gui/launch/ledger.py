@@ -24,6 +24,12 @@ class LedgerView:
         self._data: DataManager | None = None
         self._counts: Mapping[str, int] = {}
 
+    def check(self) -> None:
+        """Raises ``DataError`` where it cannot be used: the modules would fail over it, one by one."""
+        if self._config.data.ledger or (self._folder.path / "ledger.sqlite").exists():
+            self._open()
+            self.close()
+
     def counts(self) -> Mapping[str, int]:
         """Groups by state. The last known ones where the ledger is busy: to look must not stop a
         run."""
@@ -39,6 +45,7 @@ class LedgerView:
     def close(self) -> None:
         if self._data is not None:
             self._data.close()
+            self._data = None
 
     def _open(self) -> DataManager:
         if self._data is None:

@@ -7,12 +7,13 @@ nobody.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dart_gui.launch.process import ManagedProcess
-from dart_gui.launch.progress import MetricsTail, Progress
+from dart_gui.launch.progress import Event, MetricsTail, Progress
 from dart_gui.launch.service import ServiceView
 from dart_gui.launch.view import ProcessView, Snapshot
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dart_gui.config import Config
     from dart_gui.launch.tensorboard import TensorBoardSink
 
+log = logging.getLogger(__name__)
 POLL_EVERY_S = 2.0
 
 
@@ -48,13 +50,16 @@ class Observer:
         read_service: Callable[[], ServiceView | None],
         read_counts: Callable[[], Mapping[str, int]] = dict,
         sink: TensorBoardSink | None = None,
+        folds: Sequence[Callable[[Event, Progress], None]] = (),
     ) -> None:
+        """``folds`` see each event, those of the history too, after ``progress`` has folded it."""
         self.progress = Progress()
         self.service: ServiceView | None = None
         self._tail = tail
         self._read_service = read_service
         self._read_counts = read_counts
         self._sink = sink
+        self._folds = folds
         self._counts: Mapping[str, int] = {}
         self._utilisation = Utilisation()
         self._next_poll_at = 0.0
@@ -62,17 +67,32 @@ class Observer:
     def skip_history(self) -> None:
         """Fold what a resumed run has already measured; its TensorBoard events exist."""
         for event in self._tail.read():
-            self.progress.fold(event)
+            self._fold(event)
         self.progress.trained_at = None
+
+    def _fold(self, event: Event) -> None:
+        self.progress.fold(event)
+        for fold in self._folds:
+            fold(event, self.progress)
 
     def look(self, now: float) -> None:
         for event in self._tail.read():
-            self.progress.fold(event)
-            if self._sink is not None:
-                self._sink.write([event], self.progress)
-        if now >= self._next_poll_at:
+            self._fold(event)
+            self._feed(event)
+        # A clock that was set back must not blind us until it is where it was.
+        if not self._next_poll_at - POLL_EVERY_S <= now < self._next_poll_at:
             self._next_poll_at = now + POLL_EVERY_S
             self.poll(now)
+
+    def _feed(self, event: Event) -> None:
+        if self._sink is None:
+            return
+        try:
+            self._sink.write([event], self.progress)
+        except OSError as error:
+            log.warning("TensorBoard is no longer fed, metrics.jsonl has all of it: %s", error)
+            self._sink.abandon()
+            self._sink = None
 
     def poll(self, now: float) -> None:
         """Ask the service and the ledger now."""

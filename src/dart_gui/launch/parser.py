@@ -53,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_play(commands)
     _add_small(commands)
     _add_env_server(commands)
+    _add_pool(commands)
+    _add_env(commands)
     _add_modules(commands)
     return parser
 
@@ -124,6 +126,7 @@ def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
         examples=(
             "  dart-gui eval configs/miniwob-tiny.toml       the model that it names\n"
             "  dart-gui eval --run latest --greedy           the newest checkpoint of a run\n"
+            "  dart-gui eval --run latest --checkpoint best  the best by evaluations while training\n"
             "  dart-gui eval CONFIG --random                 random clicking\n"
             "  dart-gui eval CONFIG --model.path models/my-agent"
         ),
@@ -156,6 +159,11 @@ def _add_model_choice(parser: argparse.ArgumentParser) -> None:
         help=f"TOML file that names the model (default {DEFAULT_CONFIG})",
     )
     parser.add_argument("--run", metavar="RUN", help="take the newest checkpoint of this run")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        help="of --run, another one: best, or the name of a folder in its checkpoints",
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--temperature", type=float, metavar="T", help="of the sampling; 0 is greedy")
     how.add_argument("--greedy", action="store_true", help="the same as --temperature 0")
@@ -172,7 +180,15 @@ def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser = _command(commands, "report", summary="write report.md of a run, finished or not")
     parser.add_argument("run", nargs="?", default="latest", metavar="RUN")
     parser = _command(commands, "tasks", summary="list the task ids", overrides=False)
-    parser.add_argument("--suite", default="miniwob")
+    parser.add_argument(
+        "--suite",
+        nargs="?",
+        default="miniwob",
+        const="",
+        metavar="SUITE",
+        help="a name, package.module:object or folder/file.py:object (default miniwob); without a "
+        "value, list the names",
+    )
     parser = _command(commands, "config", summary="print the resolved configuration")
     parser.add_argument("config", nargs="?", metavar="CONFIG")
 
@@ -218,6 +234,68 @@ def _add_env_server(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
+def _add_pool(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "pool",
+        summary="fill or list an experience pool: verified successes that training may borrow",
+        examples=(
+            "  dart-gui pool add pool --script 8             scripted solutions, 8 of each task\n"
+            "  dart-gui pool add pool --from-run latest      the successes of a run\n"
+            "  dart-gui pool add pool --folder DIR           trajectories of the published system\n"
+            "  dart-gui pool list pool\n"
+            "  dart-gui train CONFIG --curation.pool pool"
+        ),
+    )
+    parser.add_argument("action", choices=("add", "list"))
+    parser.add_argument("pool", metavar="POOL", help="folder of the pool")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"default {DEFAULT_CONFIG}")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--script", type=int, metavar="N", help="scripted solutions of each task")
+    source.add_argument("--from-run", metavar="RUN", help="the successes of a run")
+    source.add_argument("--folder", metavar="DIR", help="folders in the published format")
+    parser.add_argument(
+        "--env-version", default="", metavar="V", help="that --folder was made in (default: ours)"
+    )
+    parser = _command(
+        commands,
+        "sft",
+        summary="warm-start a model on the successes of an experience pool",
+        examples="  dart-gui sft pool models/warm --steps 200 --train.lr 1e-4 --train.freeze '[]'",
+    )
+    parser.add_argument("pool", metavar="POOL")
+    parser.add_argument("out", metavar="OUT", help="folder of the new model")
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"default {DEFAULT_CONFIG}")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer updates (default 100)")
+    parser.add_argument("--batch", type=int, default=8, help="successes of one update (default 8)")
+
+
+def _add_env(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "env",
+        summary="check that a suite of tasks keeps the promises of an environment",
+        examples=(
+            "  dart-gui env check miniwob\n"
+            "  dart-gui env check examples/own_suite/shop.py:SUITE\n"
+            "  dart-gui env check my_package.tasks:SUITE --task my-suite/login --seed 7"
+        ),
+    )
+    parser.add_argument("action", choices=("check",))
+    parser.add_argument(
+        "suite", metavar="SUITE", help="a name, package.module:object or folder/file.py:object"
+    )
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="TASK",
+        help="check this one; may be repeated",
+    )
+    parser.add_argument("--all", action="store_true", help="check all tasks, not the default ones")
+    parser.add_argument("--seed", type=int, default=0, help="instance to check (default 0)")
+
+
 def _add_modules(commands: argparse._SubParsersAction[_Parser]) -> None:
     parsers = {}
     for name, summary in MODULES.items():
@@ -225,9 +303,13 @@ def _add_modules(commands: argparse._SubParsersAction[_Parser]) -> None:
         parser.add_argument("--run-dir", required=True, type=Path, metavar="DIR")
         parsers[name] = parser
     evaluator = parsers["evaluator"]
-    evaluator.add_argument("--phase", required=True, choices=("floor", "before", "after", "eval"))
+    evaluator.add_argument(
+        "--phase", required=True, choices=("floor", "before", "during", "after", "eval")
+    )
     evaluator.add_argument("--temperature", required=True, type=float)
     evaluator.add_argument("--train-step", type=int, default=0)
+    evaluator.add_argument("--weights", type=Path, metavar="DIR")
+    evaluator.add_argument("--policy-version", type=int, default=0)
     player = parsers["player"]
     player.add_argument("--task", required=True)
     player.add_argument("--seed", type=int, default=0)

@@ -7,10 +7,10 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from dart_gui.agent.agent import Agent
 from dart_gui.agent.geometry import ImageLimits
+from dart_gui.agent.registry import make_agent
 from dart_gui.config import Config
-from dart_gui.env.browser.cluster import BrowserCluster
+from dart_gui.env.suites import open_cluster
 from dart_gui.launch.evaluation import cancel_on_sigterm, open_policy
 from dart_gui.launch.run_folder import RunFolder
 from dart_gui.runner.clock import SystemClock
@@ -52,7 +52,7 @@ async def play_one(
             if use_random
             else await open_policy(stack, folder, config)
         )
-        cluster = BrowserCluster(config.env)
+        cluster = open_cluster(config.env)
         stack.push_async_callback(cluster.close)
         await cluster.start()
         return await play(
@@ -60,7 +60,7 @@ async def play_one(
             out_dir,
             cluster=cluster,
             policy=policy,
-            agent=Agent(Path(config.model.path), config.agent),
+            agent=make_agent(Path(config.model.path), config.agent),
             limits=limits,
             seed=sampling_seed(task),
             clock=SystemClock(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dart_gui.files import write_whole
+from dart_gui.launch.curation_report import draw_curation, has_curation
 from dart_gui.launch.progress import Event, number
 
 Series = NDArray[np.float64]
@@ -56,6 +59,16 @@ class RunCurves:
     def train_steps_of(self, events: Sequence[Event]) -> Series:
         return self._at_train(events, self.of_train("train_step"))
 
+    def during(self) -> tuple[list[Event], Series, Series]:
+        """The evaluations while training, with the minutes of training and the train steps that their
+        weights had: they were measured later."""
+        during = [e for e in self.evals if e.get("phase") == "during"]
+        steps = _values(during, "train_step")
+        if not self.train:
+            return during, steps, steps
+        minutes = self.of_train("elapsed_s") / 60.0
+        return during, np.interp(steps, self.of_train("train_step"), minutes), steps
+
     def _at_train(self, events: Sequence[Event], values: Series) -> Series:
         at = _values(events, "at")
         if not self.train:
@@ -69,19 +82,25 @@ class RunCurves:
 
 def draw_all(events: Sequence[Event], folder: Path) -> list[Path]:
     """Write every plot that the events have data for; gives the files, in order of interest."""
-    folder.mkdir(parents=True, exist_ok=True)
     curves = RunCurves(events)
     plots: list[tuple[str, bool, Callable[[RunCurves], Figure]]] = [
         ("success", bool(curves.episodes), draw_success),
         ("tasks", bool(curves.episodes), draw_tasks),
         ("training", bool(curves.train), draw_training),
         ("throughput", bool(curves.train), draw_throughput),
+        (
+            "curation",
+            has_curation(curves.train),
+            lambda c: draw_curation(c.train, c.episodes, c.minutes_of(c.episodes)),
+        ),
     ]
     drawn: list[Path] = []
     for name, has_data, draw in plots:
         if has_data:
             path = folder / f"{name}.png"
-            FigureCanvasAgg(draw(curves)).print_png(str(path))
+            picture = io.BytesIO()
+            FigureCanvasAgg(draw(curves)).print_png(picture)
+            write_whole(path, picture.getvalue(), what="the plot")
             drawn.append(path)
     return drawn
 
@@ -96,7 +115,28 @@ def draw_success(curves: RunCurves) -> Figure:
         axes.set(xlabel=label, ylabel="success (%)", ylim=(0, 100))
         axes.set_title(f"training episodes, mean of the last {WINDOW}")
         _mark_evals(axes, curves.evals)
+    during, minutes, steps = curves.during()
+    for axes, at in ((by_time, minutes), (by_step, steps)):
+        _draw_during(axes, during, at)
     return figure
+
+
+def _draw_during(axes: Axes, during: Sequence[Event], at: Series) -> None:
+    """Points with their 95 % intervals."""
+    if not during:
+        return
+    rate, low, high = (100 * _values(during, key) for key in ("success_rate", "low", "high"))
+    axes.errorbar(
+        at,
+        rate,
+        yerr=np.abs(np.stack([rate - low, high - rate])),
+        fmt="o",
+        markersize=3,
+        linewidth=1,
+        color="tab:red",
+        label="held out, during",
+    )
+    axes.legend(fontsize="small", loc="upper left")
 
 
 def _mark_evals(axes: Axes, evals: Sequence[Event]) -> None:
@@ -105,7 +145,8 @@ def _mark_evals(axes: Axes, evals: Sequence[Event]) -> None:
     levels = {
         str(event.get("phase")): event
         for event in evals
-        if event.get("phase") == "floor" or number(event, "temperature")
+        if event.get("phase") in colours
+        and (event.get("phase") == "floor" or number(event, "temperature"))
     }
     for phase, event in levels.items():
         rate = number(event, "success_rate")

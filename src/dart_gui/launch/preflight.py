@@ -7,11 +7,12 @@ import os
 import socket
 from pathlib import Path
 
+from dart_gui.agent.registry import agent_class
 from dart_gui.config import Config
-from dart_gui.env.browser.chromium import ChromiumInfo, find_chromium
 from dart_gui.env.suites import get_suite
 from dart_gui.errors import ConfigError, SetupError
 from dart_gui.model.folder import check_model_folder
+from dart_gui.registry import absolute as absolute_reference
 
 
 def check(config: Config) -> Config:
@@ -22,10 +23,12 @@ def check(config: Config) -> Config:
         SetupError: there is no browser, a port is taken, the run folder cannot be written.
     """
     check_tasks(config)
+    agent_class(config.agent.name)
     check_model_folder(Path(config.model.path))
     check_browser(config)
     check_port(config.rollout.host, config.rollout.port, service_url=config.rollout.url)
     check_token_file(config)
+    check_pool(config)
     check_writable(Path(config.run.dir))
     return absolute(config)
 
@@ -34,10 +37,16 @@ def absolute(config: Config) -> Config:
     """A run can then be continued from any folder."""
     model = {"path": str(Path(config.model.path).absolute())}
     run = {"dir": str(Path(config.run.dir).absolute())}
+    curation = {"pool": _absolute_or_empty(config.curation.pool)}
     rollout = {"token_file": _absolute_or_empty(config.rollout.token_file)}
+    env = {"suite": absolute_reference(config.env.suite)}
+    agent = {"name": absolute_reference(config.agent.name)}
     return config.model_copy(
         update={
+            "env": config.env.model_copy(update=env),
+            "agent": config.agent.model_copy(update=agent),
             "model": config.model.model_copy(update=model),
+            "curation": config.curation.model_copy(update=curation),
             "run": config.run.model_copy(update=run),
             "rollout": config.rollout.model_copy(update=rollout),
         }
@@ -54,8 +63,27 @@ def check_tasks(config: Config) -> tuple[str, ...]:
     return tuple(suite.check(task_id) for task_id in config.env.tasks) or suite.default_tasks
 
 
-def check_browser(config: Config) -> ChromiumInfo:
-    return find_chromium(config.env.browser)
+def check_pool(config: Config) -> None:
+    """Raises ``ConfigError`` where a pool is configured from which nothing can be borrowed."""
+    if not config.curation.pool:
+        return
+    from dart_gui.data.pool import ExperiencePool, expired
+    from dart_gui.runner.main import run_conditions
+
+    now = run_conditions(config)
+    entries = ExperiencePool(folder=Path(config.curation.pool)).entries()
+    changed = [expired(entry, now) for entry in entries]
+    if all(changed):
+        what = ", ".join(sorted({name for name in changed if name})) or "it is empty"
+        raise ConfigError(
+            f"curation.pool = {config.curation.pool}: none of its {len(entries)} entries counts for "
+            f"this configuration ({what}). Add to it with `dart-gui pool add`"
+        )
+
+
+def check_browser(config: Config) -> str:
+    """What the environments of the suite will run on."""
+    return get_suite(config.env.suite).check_machine(config.env)
 
 
 def check_port(host: str, port: int, *, service_url: str = "") -> None:

@@ -26,6 +26,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from dart_gui.files import writing
+
 PERMANENT_EXIT_CODE = 78
 """A child that exits so found an error that no restart can mend (``EX_CONFIG`` of sysexits.h)."""
 
@@ -78,11 +80,13 @@ class Handle(Protocol):
 
 
 class GroupHandle:
-    """A real process that leads its own group."""
+    """A real process that leads its own group. Raises ``DataError`` where ``log`` cannot be opened."""
 
     def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        with writing(f"the log {log}"):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = log.open("ab")
+        with file as output:
             self._popen = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
@@ -118,6 +122,8 @@ class ProcessSpec:
     stop_timeout_s: float
     finished: Callable[[], bool] = field(default=lambda: True)
     """Asked when it exits with code 0: did it do all of its work? Else it is started again."""
+    vital: bool = True
+    """The run cannot go on without it: its failure for good ends the run."""
 
 
 class ManagedProcess:
@@ -153,12 +159,16 @@ class ManagedProcess:
         self._enter(ProcessState.RUNNING)
         self._handle = self.spec.spawn()
 
-    def stop(self) -> None:
-        """Ask it to end; ``tick`` sees to it that it does. Does nothing to one that has ended."""
+    def stop(self, *, timeout_s: float | None = None) -> None:
+        """Ask it to end; ``tick`` sees to it that it does, within ``timeout_s`` (``stop_timeout_s``
+        by default; asked again, the shorter holds). Does nothing to one that has ended."""
+        due_at = self._now() + (self.spec.stop_timeout_s if timeout_s is None else timeout_s)
         if self._state is ProcessState.RUNNING and self._handle is not None:
             self._enter(ProcessState.STOPPING)
-            self._due_at = self._now() + self.spec.stop_timeout_s
+            self._due_at = due_at
             self._handle.terminate()
+        elif self._state is ProcessState.STOPPING:
+            self._due_at = min(self._due_at, due_at)
         elif self._state in (ProcessState.IDLE, ProcessState.BACKOFF):
             self._enter(ProcessState.STOPPED)
 

@@ -65,6 +65,9 @@ class Progress:
     last_train_step: Event = field(default_factory=dict)
     last_runner: Event = field(default_factory=dict)
     evals: list[Event] = field(default_factory=list)
+    evaluated_version: int = 0  # the newest policy version that an evaluation while training took
+    alarms: dict[str, Event] = field(default_factory=dict)  # those that are up
+    stop: Event = field(default_factory=dict)  # why training ended, where it has
     episodes: deque[Event] = field(default_factory=lambda: deque(maxlen=WINDOW_EPISODES))
     by_task: dict[str, deque[bool]] = field(default_factory=dict)
     train_steps: deque[Event] = field(default_factory=lambda: deque(maxlen=WINDOW_TRAIN_STEPS))
@@ -79,10 +82,30 @@ class Progress:
                 self.train_steps.append(event)
             case "trainer_start":
                 self.trained_at = number(event, "at")
+                self.stop = {}
             case "runner":
                 self.last_runner = event
             case "eval":
                 self.evals.append(event)
+                if event.get("phase") == "during":
+                    self._fold_evaluated(event)
+            case "eval_given_up":
+                self._fold_evaluated(event)
+            case "alarm":
+                self._fold_alarm(event)
+            case "stop":
+                self.stop = event
+
+    def _fold_evaluated(self, event: Event) -> None:
+        version = int(number(event, "policy_version") or 0)
+        self.evaluated_version = max(self.evaluated_version, version)
+
+    def _fold_alarm(self, event: Event) -> None:
+        key = " ".join(filter(None, [str(event.get("alarm")), str(event.get("subject") or "")]))
+        if event.get("state") == "raised":
+            self.alarms[key] = event
+        else:
+            self.alarms.pop(key, None)
 
     def _fold_episode(self, event: Event) -> None:
         self.num_episodes += 1

@@ -18,6 +18,7 @@ from typing import Any
 from dart_gui import config as config_module
 from dart_gui.config import Config
 from dart_gui.errors import ConfigError, SetupError
+from dart_gui.files import write_whole, writing
 
 LATEST = "latest"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -56,6 +57,14 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def pinned(self) -> Path:
+        return self.path / "pinned"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best"
+
+    @property
     def lock(self) -> Path:
         return self.path / "supervisor.lock"
 
@@ -71,7 +80,7 @@ class RunFolder:
         return value if isinstance(value, dict) else {}
 
     def set_status(self, process: str, value: Mapping[str, Any]) -> None:
-        write_atomically(self.path / "status" / f"{process}.json", json.dumps(value))
+        write_whole(self.path / "status" / f"{process}.json", json.dumps(value))
 
     def load_config(self) -> Config:
         return config_module.load(self.config)
@@ -108,21 +117,21 @@ def create(config: Config, place: Path, *, latest: bool = True) -> RunFolder:
     Raises:
         SetupError: the folder cannot be written.
     """
-    draft = place.with_name(f".{place.name}.{os.getpid()}.new")
+    draft = ours = place.with_name(f".{place.name}.{os.getpid()}.new")
     try:
         (draft / "logs").mkdir(parents=True)
         (draft / "status").mkdir()
         (draft / "config.toml").write_text(config_module.dump(config), encoding="utf-8")
         write_secret(draft / "token", secrets.token_urlsafe(32))
-        draft.rename(place)
+        ours = draft.rename(place)
+        if latest:
+            point_latest_at(place)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(ours, ignore_errors=True)
         raise SetupError(
             f"cannot create the run folder {place}: {error.strerror or error}. "
             "Check the permissions and the free space, or choose another run.dir."
         ) from None
-    if latest:
-        point_latest_at(place)
     return RunFolder(place)
 
 
@@ -162,8 +171,10 @@ def locked(folder: RunFolder) -> Iterator[None]:
 
     Raises:
         SetupError: another supervisor holds it.
+        DataError: its folder cannot be written.
     """
-    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
+    with writing(f"the lock {folder.lock}"):
+        descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -173,18 +184,12 @@ def locked(folder: RunFolder) -> Iterator[None]:
                 f"the run {folder.run_id} is in the hands of another supervisor (process {owner}). "
                 "Stop that one first (Ctrl-C there, or `kill` it), or start a new run."
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with writing(f"the lock {folder.lock}"):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -2,7 +2,8 @@
 
       rollout service ──────────────────────────────────────────────────────────▶ stop
          │ ready    floor, before      runner  ┐                after
-         └────────▶ evaluator ───────▶ trainer ┴─ finished ───▶ evaluator ──▶ report
+         └────────▶ evaluator ───────▶ trainer ┼─ finished ───▶ evaluator ──▶ report
+                              during  evaluator ┘  or enough
 
 Each tick reads the truth (processes, metrics, service, ledger) and acts on what it finds; what is
 left to do comes from the run's folder (:mod:`dart_gui.launch.plan`). So the supervisor may be
@@ -20,6 +21,7 @@ from dart_gui.config import Config
 from dart_gui.errors import SetupError
 from dart_gui.launch import plan
 from dart_gui.launch.children import Children
+from dart_gui.launch.during import EvalsDuring
 from dart_gui.launch.observe import Observer
 from dart_gui.launch.plan import EvalJob
 from dart_gui.launch.process import (
@@ -29,9 +31,12 @@ from dart_gui.launch.process import (
     describe_exit,
     last_lines,
 )
+from dart_gui.launch.progress import Progress
 from dart_gui.launch.run_folder import RunFolder
 from dart_gui.launch.signals import StopSignals
+from dart_gui.launch.stopping import Stop, by_limit
 from dart_gui.launch.view import View
+from dart_gui.launch.watch import Watch
 from dart_gui.metrics import MetricsWriter
 from dart_gui.types import WeightsRef
 
@@ -65,6 +70,7 @@ class Tools:
     view: View
     signals: StopSignals
     metrics: MetricsWriter
+    watch: Watch
     latest_weights: Callable[[], WeightsRef | None]
     publish: Callable[[WeightsRef], None]
     timing: Timing = Timing()
@@ -77,6 +83,13 @@ class Supervisor:
         self._tools = tools
         self._processes: list[ManagedProcess] = []
         self._phase = ""
+        self._during = EvalsDuring(
+            folder,
+            config,
+            latest_weights=tools.latest_weights,
+            metrics=tools.metrics,
+            say=tools.view.say,
+        )
 
     def train(self) -> Outcome:
         """Everything that is left of the run.
@@ -91,11 +104,13 @@ class Supervisor:
                 self._evaluate(job)
             if not plan.is_trained(self._folder, self._config):
                 self._train()
+            self._finish_evaluations()
             after = plan.jobs_after(self._folder, self._config, self._tools.observer.progress)
             if after:
                 self._serve_latest()
             for job in after:
                 self._evaluate(job)
+            self._during.settle_final(self._tools.observer.progress)
 
         return self._supervise(work)
 
@@ -165,11 +180,73 @@ class Supervisor:
         )
 
     def _train(self) -> None:
-        runner = self._start(self._tools.children.runner())
+        stop = self._tools.watch.decision() or self._train_until_enough()
+        plan.mark_trained(self._folder, self._config, stop)
+        self._tools.metrics.log("stop", **stop.to_json())
+        self._tools.view.say(f"training ends: {stop.text}")
+        # Marked first: a supervisor that is killed from here on does not train any further.
+        self._end_training()
+
+    def _end_training(self) -> None:
+        """The trainer ends its step and writes its last checkpoint, however long that takes: nobody
+        would make up for it."""
+        for trainer in [each for each in self._processes if each.name == "trainer"]:
+            trainer.stop(timeout_s=float("inf"))
+            self._stop([each for each in self._processes if each.name == "runner"])
+            self._until(lambda: trainer.has_ended, phase="ending the training")  # noqa: B023
+
+    def _train_until_enough(self) -> Stop:
+        self._folder.set_status("trainer", {})  # what an earlier one said of its end
+        self._start(self._tools.children.runner())
         trainer = self._start(self._tools.children.trainer())
-        self._until(lambda: trainer.state is ProcessState.FINISHED, phase="training")
-        plan.mark_trained(self._folder, self._config)
-        self._stop([runner])
+        self._tools.watch.begin(self._tools.timing.now())
+
+        def is_enough() -> bool:
+            self._mind_alarms()
+            self._mind_evaluation(self._during.next_job)
+            finished = trainer.state is ProcessState.FINISHED
+            return finished or self._tools.watch.decision() is not None
+
+        self._until(is_enough, phase="training")
+        train_step = int(self._folder.status("trainer").get("train_step", 0))
+        return self._tools.watch.decision() or by_limit(self._config, train_step)
+
+    def _mind_alarms(self) -> None:
+        now = self._tools.timing.now()
+        for change in self._tools.watch.look(self._tools.observer.service, now):
+            self._tools.metrics.log("alarm", **change.event())
+            reading = change.reading
+            self._tools.view.say(
+                f"ALARM {reading.key}: {reading.text}"
+                if change.raised
+                else f"alarm {reading.key} is over"
+            )
+
+    def _mind_evaluation(self, choose: Callable[[Progress], EvalJob | None]) -> bool:
+        """Keep one evaluation of pinned weights going, beside whatever else goes on. True where
+        there is none, and none to be made."""
+        running = next((each for each in self._processes if each.name == "evaluator"), None)
+        if running is not None and not running.has_ended:
+            return False
+        if running is not None and running.state is ProcessState.FAILED:
+            self._processes.remove(running)
+            self._during.give_up(
+                f"its process ended with {describe_exit(running.exit_code)}, see {running.spec.log}"
+            )
+            return False  # the next look reads that it is given up
+        self._during.settle(self._tools.observer.progress)
+        job = choose(self._tools.observer.progress)
+        if job is not None:
+            self._folder.set_status("evaluator", {})
+            self._start(self._tools.children.evaluator(job.arguments, vital=False))
+        return job is None
+
+    def _finish_evaluations(self) -> None:
+        """Those that training has left behind: the last one may be the best."""
+        choose = lambda _: self._during.unfinished_job()  # noqa: E731
+        self._until(
+            lambda: self._mind_evaluation(choose), phase="finishing the evaluations while training"
+        )
 
     def _evaluate(self, job: EvalJob) -> None:
         self._folder.set_status("evaluator", {})
@@ -213,7 +290,7 @@ class Supervisor:
             process.tick()
             if process.state is not before:
                 self._changed(process)
-            if process.state is ProcessState.FAILED:
+            if process.state is ProcessState.FAILED and process.spec.vital:
                 raise SetupError(self._why_failed(process))
         now = self._tools.timing.now()
         self._tools.observer.look(now)

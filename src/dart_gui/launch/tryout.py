@@ -12,7 +12,8 @@ from rich.console import Console
 from dart_gui import config as config_module
 from dart_gui.config import Config
 from dart_gui.errors import ConfigError
-from dart_gui.launch import preflight, run_folder
+from dart_gui.files import write_whole
+from dart_gui.launch import pinned, preflight, run_folder
 from dart_gui.launch.commands import only_run_dir, print_evals, resolved, shown, supervision
 from dart_gui.launch.plan import EvalJob
 from dart_gui.launch.progress import MetricsTail
@@ -23,20 +24,58 @@ from dart_gui.types import Task
 
 
 def choose_model(
-    config_path: str | None, run: str | None, overrides: Sequence[str]
+    config_path: str | None,
+    run: str | None,
+    overrides: Sequence[str],
+    *,
+    checkpoint: str | None = None,
 ) -> tuple[Config, int]:
-    """The configuration and the train step of a run's newest checkpoint, or of a TOML file."""
+    """The configuration and the train step of a checkpoint of a run, the newest where none is named,
+    or of a TOML file.
+
+    Raises:
+        ConfigError: there is no such run or checkpoint.
+    """
     if run is None:
+        if checkpoint is not None:
+            raise ConfigError(
+                f"--checkpoint {checkpoint} needs the run that it belongs to: --run latest"
+            )
         return preflight.absolute(config_module.load(config_path, overrides)), 0
     runs_dir = config_module.load(config_path, only_run_dir(overrides)).run.dir
     folder = run_folder.find(run, runs_dir)
     config = resolved(folder, overrides)
+    if any(each.startswith("model.path=") for each in overrides):
+        return config, 0
+    path, train_step = find_checkpoint(folder, checkpoint)
+    if path is None:
+        return config, 0
+    model = config.model.model_copy(update={"path": str(path)})
+    return config.model_copy(update={"model": model}), train_step
+
+
+def find_checkpoint(folder: RunFolder, name: str | None) -> tuple[Path | None, int]:
+    """(folder, train step) of the checkpoint of this name; of the newest one, if any, for None."""
     checkpoints = sorted((folder.path / "checkpoints").glob("step-*"))
-    if checkpoints and not any(each.startswith("model.path=") for each in overrides):
-        model = config.model.model_copy(update={"path": str(checkpoints[-1])})
-        config = config.model_copy(update={"model": model})
-        return config, int(checkpoints[-1].name.removeprefix("step-"))
-    return config, 0
+    if name is None:
+        return (checkpoints[-1], _step_of(checkpoints[-1])) if checkpoints else (None, 0)
+    if name == pinned.BEST and (best := pinned.read_best(folder)):
+        # The folder behind the link: the run may find a better one while this one is evaluated.
+        return folder.best.resolve(), int(best.get("train_step", 0))
+    for path in checkpoints:
+        if path.name == name:
+            return path, _step_of(path)
+    known = ", ".join(path.name for path in checkpoints) or "none"
+    hint = (
+        " A run keeps its best one where it evaluates while training (eval.every)."
+        if name == pinned.BEST
+        else ""
+    )
+    raise ConfigError(f"run {folder.run_id} has no checkpoint {name}; it has: {known}.{hint}")
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def temporary_folder(config: Config, kind: str) -> RunFolder:
@@ -66,7 +105,7 @@ def run_eval(
         if outcome is Outcome.INTERRUPTED:
             return signals.exit_code
     evals = [event for event in MetricsTail(folder.metrics).read() if event.get("event") == "eval"]
-    run_folder.write_atomically(folder.path / "eval.json", json.dumps(evals, indent=1) + "\n")
+    write_whole(folder.path / "eval.json", json.dumps(evals, indent=1) + "\n")
     print_evals(console, evals)
     return 0
 
@@ -126,7 +165,8 @@ def parse_task(text: str, suite_name: str) -> str:
     """``click-test`` and ``miniwob/click-test`` are the same task."""
     from dart_gui.env.suites import get_suite
 
-    return get_suite(suite_name).check(text if "/" in text else f"{suite_name}/{text}")
+    suite = get_suite(suite_name)
+    return suite.check(text if "/" in text else f"{suite.name}/{text}")
 
 
 def check_temperature(value: float) -> float:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from dart_gui.config import Config
 from dart_gui.launch.process import ProcessState
-from dart_gui.launch.progress import Progress, eta_s, number
+from dart_gui.launch.progress import Event, Progress, eta_s, number
 from dart_gui.launch.service import ServiceView
 
 PLAIN_EVERY_S = 10.0
@@ -102,7 +102,30 @@ def figures(snapshot: Snapshot) -> dict[str, str]:
         "trainer": percent(progress.trainer_utilisation()),
         "workers": workers_text(snapshot),
         "queues": queues_text(snapshot),
+        "evaluated": evaluated_text(progress),
+        "alarms": alarms_text(progress),
     }
+
+
+WIDE = ("workers", "queues", "evaluated", "alarms")
+"""Figures that take a line of their own in the panel."""
+
+
+def evaluated_text(progress: Progress) -> str:
+    """The last and the best evaluation while training."""
+    during = [event for event in progress.evals if event.get("phase") == "during"]
+    if not during:
+        return "-"
+    best = max(during, key=lambda event: number(event, "success_rate") or 0.0)
+    return f"{_evaluated(during[-1])} (best {_evaluated(best)})"
+
+
+def _evaluated(event: Event) -> str:
+    return f"v{event.get('policy_version')} {percent(number(event, 'success_rate'))}"
+
+
+def alarms_text(progress: Progress) -> str:
+    return ", ".join(sorted(progress.alarms)) or "-"
 
 
 def _rate(progress: Progress, now: float) -> str:
@@ -146,7 +169,16 @@ def plain_line(snapshot: Snapshot) -> str:
     parts = [" ".join(filter(None, [snapshot.phase, snapshot.detail]))]
     if _trains(snapshot) or snapshot.progress.train_step:
         parts.append(f"elapsed {shown['elapsed']}")
-    names = ("train step", "success", "episodes", "staleness", "samples", "entropy", "trainer")
+    names: tuple[str, ...] = (
+        "train step",
+        "success",
+        "episodes",
+        "staleness",
+        "samples",
+        "entropy",
+        "trainer",
+    )
+    names += ("evaluated", "alarms")
     known = snapshot.progress.num_episodes and {
         name: shown[name] for name in names if not shown[name].startswith("-")
     }
@@ -160,14 +192,15 @@ def panel(snapshot: Snapshot) -> RenderableType:
     for _ in range(4):
         grid.add_column()
     shown = list(figures(snapshot).items())
-    wide = [(name, value) for name, value in shown if name in ("workers", "queues")]
+    wide = [(name, value) for name, value in shown if name in WIDE]
     narrow = [item for item in shown if item not in wide]
     half = (len(narrow) + 1) // 2
     for left, right in zip(narrow[:half], [*narrow[half:], ("", "")], strict=False):
         grid.add_row(f"[dim]{left[0]}", left[1], f"[dim]{right[0]}", right[1])
     rest = Table.grid(padding=(0, 2))
     for name, value in wide:
-        rest.add_row(f"[dim]{name}", value)
+        is_up = name == "alarms" and snapshot.progress.alarms
+        rest.add_row(f"[dim]{name}", f"[red]{value}[/]" if is_up else value)
     rest.add_row("[dim]processes", _processes(snapshot))
     parts: list[RenderableType] = [grid, rest]
     if snapshot.progress.by_task:

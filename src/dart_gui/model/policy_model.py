@@ -18,12 +18,19 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 from dart_gui.errors import ConfigError, DataError, PolicyError, boundary
 from dart_gui.model.folder import check_model_folder
 
 IMAGE_URL_PREFIX = "sha256:"
+END_OF_TURN = "<|im_end|>"
 # These never make sense in a reply, and a sampled image pad would break every later forward.
 UNSPEAKABLE = (
     "<|im_start|>",
@@ -55,36 +62,27 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-class PolicyModel:
-    """The network with its tokenizer and image processor.
+class PromptRenderer:
+    """The tokenizer and the image processor of a model folder: what does not need the weights.
 
     Raises:
         ConfigError: ``folder`` is not a model folder of this architecture, or cannot be loaded.
     """
 
-    def __init__(self, folder: Path, *, device: str = "auto", dtype: str = "float32") -> None:
+    def __init__(self, folder: Path) -> None:
         check_model_folder(folder)
         self.folder = folder
-        self.device = pick_device(device)
         with boundary(ConfigError, f"loading the model {folder}"):
             # Any: the annotations of transformers say less than the objects do.
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             self.image_processor: Any = AutoImageProcessor.from_pretrained(folder)
-            network: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-            )
-        self.network: Any = network.to(self.device).eval()
-        config: Any = self.network.config
+            config: Any = AutoConfig.from_pretrained(folder)
+            generation: Any = GenerationConfig.from_pretrained(folder)
         self.image_token_id: int = config.image_token_id
         self.merge = config.vision_config.spatial_merge_size**2
-        eos = self.network.generation_config.eos_token_id
+        eos = generation.eos_token_id
         self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
         self.masked_token_ids = self._masked_token_ids(config.text_config.vocab_size)
-
-    @property
-    def text(self) -> Any:
-        """The language model, without its head."""
-        return self.network.model.language_model
 
     def _masked_token_ids(self, vocab_size: int) -> list[int]:
         known = self.tokenizer.get_vocab()
@@ -124,17 +122,44 @@ class PolicyModel:
         ids = [token for token in response_ids if token not in self.eos_ids]
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
+    def reply_ids(self, reply: str) -> list[int]:
+        """Token ids of a reply that was written, not sampled; the end token included."""
+        return self.tokenizer(reply + END_OF_TURN, add_special_tokens=False)["input_ids"]
+
     # --- images ---------------------------------------------------------------------------
 
     def num_image_tokens(self, grid: tuple[int, int, int]) -> int:
         return grid[0] * grid[1] * grid[2] // self.merge
 
     def pixels(self, png: bytes) -> Pixels:
+        # The processor too: it refuses an image that is 200 times as long as it is wide.
         with boundary(PolicyError, "decoding a screenshot"):
             image = Image.open(io.BytesIO(png)).convert("RGB")
-        features = self.image_processor(images=[image], return_tensors="pt")
+            features = self.image_processor(images=[image], return_tensors="pt")
         t, h, w = features["image_grid_thw"][0].tolist()
         return Pixels(features["pixel_values"], (t, h, w))
+
+
+class PolicyModel(PromptRenderer):
+    """The network with its tokenizer and image processor.
+
+    Raises:
+        ConfigError: ``folder`` is not a model folder of this architecture, or cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "auto", dtype: str = "float32") -> None:
+        super().__init__(folder)
+        self.device = pick_device(device)
+        with boundary(ConfigError, f"loading the model {folder}"):
+            network: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            )
+        self.network: Any = network.to(self.device).eval()
+
+    @property
+    def text(self) -> Any:
+        """The language model, without its head."""
+        return self.network.model.language_model
 
     def encode_images(self, images: Sequence[Pixels]) -> list[Tensor]:
         """Features [N, H] of each image."""

@@ -248,7 +248,7 @@ def parse_completion(body: Mapping[str, Any]) -> Completion:
     """
     choice = body["choices"][0]
     return Completion(
-        text=choice["message"]["content"],
+        text=_whole_characters(choice["message"]["content"]),
         prompt_ids=body["prompt_token_ids"],
         response_ids=choice["token_ids"],
         rollout_logprobs=[float(item["logprob"]) for item in choice["logprobs"]["content"]],
@@ -260,6 +260,11 @@ def parse_completion(body: Mapping[str, Any]) -> Completion:
         sampling=SamplingParams(**body["sampling"]),
         masked_token_ids=body["masked_token_ids"],
     )
+
+
+def _whole_characters(text: str) -> str:
+    """JSON can carry half of a surrogate pair, which can be neither stored nor sent on."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -95,7 +95,9 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"{request.method} {request.url.path}: {error.detail}"
-    return ApiError(error.status_code, "invalid_request_error", text).response()
+    response = ApiError(error.status_code, "invalid_request_error", text).response()
+    response.headers.update(error.headers or {})  # such as Allow, of a method that is refused
+    return response
 
 
 async def _on_unexpected(_: Request, error: Exception) -> Response:

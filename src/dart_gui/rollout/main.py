@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from dart_gui.config import Config, load
 from dart_gui.errors import DataError
+from dart_gui.files import write_whole
 from dart_gui.rollout.service import serve
 from dart_gui.rollout.token import read_token
 from dart_gui.types import WeightsRef
@@ -57,11 +58,20 @@ async def _serve(run_dir: Path, config: Config, token: str) -> None:
         token=token,
         weights=read_weights(weights_path),
         preferred_port=_last_port(status_path),
-        on_publish=lambda weights: write_json(weights_path, asdict(weights)),
+        on_publish=lambda weights: _remember(weights_path, weights),
     ) as running:
         write_json(status_path, {"url": running.url, "pid": os.getpid()})
         log.info("serving at %s", running.url)
         await running.wait()
+
+
+def _remember(path: Path, weights: WeightsRef) -> None:
+    """A disk that is full costs the memory of these weights, not their service: after a restart we
+    would come up with older ones, and the trainer tells a service that it finds anew."""
+    try:
+        write_json(path, asdict(weights))
+    except DataError as error:
+        log.warning("%s", error)
 
 
 def read_weights(path: Path) -> WeightsRef | None:
@@ -89,11 +99,9 @@ def _last_port(path: Path) -> int:
 
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
-    """Replace the file in one step, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(tree, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Replace the file in one step, so that no reader ever sees half of it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    write_whole(path, json.dumps(tree), sync=True)

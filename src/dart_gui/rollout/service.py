@@ -1,8 +1,8 @@
 """The rollout service: an OpenAI-compatible server in front of N worker processes.
 
 Routes, all with a bearer token: ``PUT /images/{sha256}``, ``POST /v1/chat/completions``,
-``GET /v1/models``, ``POST /weights``, ``GET /status``, ``GET /health``. A screenshot is put once
-under the hash of its PNG and named by it afterwards; data URLs work too.
+``GET /v1/models``, ``POST /weights``, ``GET /status``, ``GET /health``, ``GET /openapi.json``. A
+screenshot is put once under the hash of its PNG and named by it afterwards; data URLs work too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from fastapi import FastAPI, Request, Response
 
 from dart_gui.config import Config
 from dart_gui.errors import SetupError
-from dart_gui.rollout.chat import ChatDefaults, ChatRequest, parse_request
+from dart_gui.rollout import openapi
+from dart_gui.rollout.chat import MIN_TEMPERATURE, ChatDefaults, ChatRequest, parse_request
 from dart_gui.rollout.dispatch import Dispatcher
 from dart_gui.rollout.fleet import Fleet
 from dart_gui.rollout.httpd import (
@@ -85,6 +86,7 @@ class RolloutService:
         app.add_api_route("/weights", self.publish, methods=["POST"])
         app.add_api_route("/status", self.status, methods=["GET"])
         app.add_api_route("/health", self.health, methods=["GET"])
+        app.add_api_route("/openapi.json", self.openapi, methods=["GET"])
         return app
 
     async def drain(self, timeout_s: float) -> None:
@@ -157,11 +159,15 @@ class RolloutService:
         """Sets what the workers should serve and returns at once: /status tells their progress."""
         body = await read_json(request, 2**20)
         version, path = body.get("policy_version"), body.get("path")
-        if isinstance(version, bool) or not isinstance(version, int) or version < 0:
-            raise bad_request(f"policy_version = {version!r:.40} must be an integer of at least 0")
-        if not isinstance(path, str) or not path or "\0" in path:
+        if type(version) is not int or not 0 <= version <= openapi.MAX_VERSION:
+            raise bad_request(
+                f"policy_version = {version!r:.40} must be an integer from 0 to "
+                f"{openapi.MAX_VERSION}"
+            )
+        folder = os.path.abspath(path) if isinstance(path, str) and path else ""
+        if not _is_path(folder):
             raise bad_request("path must name a Hugging Face folder")
-        weights = WeightsRef(policy_version=version, path=os.path.abspath(path))
+        weights = WeightsRef(policy_version=version, path=folder)
         accepted = self._fleet.publish(weights)
         if accepted:
             self._on_publish(weights)
@@ -181,12 +187,27 @@ class RolloutService:
             }
         )
 
+    async def openapi(self) -> Response:
+        return json_response(
+            openapi.document(
+                min_temperature=MIN_TEMPERATURE, max_context=self._defaults.max_context
+            )
+        )
+
     async def health(self) -> Response:
         """200 while some worker is ready or about to be again."""
         down = (WorkerState.STARTING, WorkerState.DEAD)
         if self._closing or all(slot.state in down for slot in self._fleet.slots):
             raise ApiError(503, "not_ready", "no worker is ready")
         return json_response({"status": "ok"})
+
+
+def _is_path(folder: str) -> bool:
+    """Whether the file system can be asked for it: what it cannot be asked ends a controller."""
+    try:
+        return 0 < len(os.fsencode(folder)) <= openapi.MAX_PATH and "\0" not in folder
+    except UnicodeEncodeError:
+        return False
 
 
 def _worker_status(slot: WorkerSlot) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Time, injected: a wait in the runner goes through a :class:`Clock`, so that a test decides it."""
+"""Time, injected: a wait in the runner goes through a :class:`Clock`, so that a test decides it.
+
+What o'clock it is and how long something took are two questions: the machine's clock may be set, so
+durations, deadlines and rates are of ``monotonic`` alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,10 @@ T = TypeVar("T")
 
 class Clock(Protocol):
     def now(self) -> float:
-        """Unix seconds."""
+        """Unix seconds: for records. May jump."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment: for durations. Never goes back."""
 
     async def sleep(self, seconds: float) -> None: ...
 
@@ -22,6 +29,9 @@ class SystemClock:
 
     def now(self) -> float:
         return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

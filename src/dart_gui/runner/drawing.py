@@ -29,7 +29,7 @@ from dart_gui.types import (
     Wait,
 )
 
-__all__ = ["Image", "annotate", "contact_sheet", "describe", "reaches_environment"]
+__all__ = ["Image", "annotate", "contact_sheet", "describe", "reaches_environment", "visible"]
 
 _SMALL_PX = 400  # a screen narrower than this is enlarged
 _ENLARGE = 3
@@ -62,9 +62,9 @@ def describe(action: Action) -> str:
         case Scroll(direction=direction, point=point):
             return f"scroll {direction}" + (f" {_at(point)}" if point else "")
         case Hotkey(keys=keys):
-            return f"hotkey {'+'.join(keys)}"
+            return f"hotkey {visible('+'.join(keys))}"
         case Press(key=key) | KeyDown(key=key) | KeyUp(key=key):
-            return f"{action.kind} {key}"
+            return f"{action.kind} {visible(key)}"
         case TypeText(text=text):
             return f"type {text!r}"
         case Finished(text=text):
@@ -72,6 +72,15 @@ def describe(action: Action) -> str:
         case Wait() | CallUser():
             return action.kind
     raise ValueError(f"unknown action {action}")
+
+
+def visible(text: str) -> str:
+    r"""``text`` with what does not print written as an escape: a terminal would obey it.
+
+    >>> visible("a\x1b[2J")
+    'a\\x1b[2J'
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def annotate(

@@ -11,10 +11,13 @@ without an evaluation, which the caller records as a failed attempt. Nothing her
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from dart_gui.errors import ContextLengthError, EnvError, PolicyError
 from dart_gui.runner.clock import Clock, within
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from dart_gui.env.protocol import Env, EnvCluster
     from dart_gui.runner.policy import Policy
 
+_PNG_END = b"IEND\xaeB`\x82"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeLimits:
@@ -59,6 +64,12 @@ class EpisodeLimits:
             temperature=config.rollout.temperature if temperature is None else temperature,
             max_tokens=config.rollout.max_tokens,
         )
+
+    def under(self, max_steps: int | None) -> EpisodeLimits:
+        """These limits, with no more than ``max_steps`` model calls where it is given."""
+        if max_steps is None:
+            return self
+        return replace(self, max_steps=min(self.max_steps, max_steps))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +138,7 @@ async def run_episode(
             environment and of the service are not raised: they are the episode's stop reason.
     """
     play = _Play(env=env, policy=policy, limits=limits, clock=clock, trajectory_id=trajectory_id)
-    started_at, evaluation, message = clock.now(), None, ""
+    started_at, began, evaluation, message = clock.now(), clock.monotonic(), None, ""
     try:
         stop_reason, evaluation = await within(
             limits.timeout_s, play.run(task, agent=agent, seed=seed), clock
@@ -148,7 +159,7 @@ async def run_episode(
         images=play.images,
         message=message,
         started_at=started_at,
-        ended_at=clock.now(),
+        ended_at=started_at + clock.monotonic() - began,
     )
 
 
@@ -164,7 +175,7 @@ async def run_leased_episode(
     trajectory_id: str,
 ) -> Episode:
     """:func:`run_episode` in an environment of ``cluster``. A failed lease is a failed attempt."""
-    started_at, episode = clock.now(), None
+    started_at, began, episode = clock.now(), clock.monotonic(), None
     try:
         async with cluster.lease(task) as env:
             episode = await run_episode(
@@ -188,7 +199,7 @@ async def run_leased_episode(
             images={},
             message=str(error),
             started_at=started_at,
-            ended_at=clock.now(),
+            ended_at=started_at + clock.monotonic() - began,
         )
     return episode
 
@@ -208,11 +219,11 @@ class _Play:
     images: dict[str, bytes] = field(default_factory=dict)
 
     async def run(self, task: Task, *, agent: Agent, seed: int) -> tuple[StopReason, Evaluation]:
-        observation = await self.env.reset(task)
+        observation = check_screenshot(await self.env.reset(task))
         self.instruction = observation.instruction
         conversation = agent.start(observation)
         while True:
-            called_at = self.clock.now()
+            called_at = self.clock.monotonic()
             try:
                 completion = await self._complete(conversation, step_seed(seed, len(self.steps)))
             except ContextLengthError:
@@ -220,7 +231,7 @@ class _Play:
                     raise
                 return StopReason.MAX_TOKENS, await self._evaluate()
             reply = conversation.hear(completion.text)
-            answered_at = self.clock.now()
+            answered_at = self.clock.monotonic()
             parse_error = _parse_error(reply)
             observation, executed = await self._act(
                 () if parse_error else reply.actions, observation
@@ -233,7 +244,7 @@ class _Play:
                     parse_error=parse_error,
                     action_error=observation.action_error,
                     model_s=answered_at - called_at,
-                    env_s=self.clock.now() - answered_at,
+                    env_s=self.clock.monotonic() - answered_at,
                 )
             )
             if stop_reason := self._stop_reason(observation):
@@ -268,7 +279,7 @@ class _Play:
             executed.append(action)
             if isinstance(action, Finished | CallUser):
                 break
-            observation = await self.env.step(action)
+            observation = check_screenshot(await self.env.step(action))
             if observation.action_error:
                 errors.append(observation.action_error)
             if observation.terminated:
@@ -298,6 +309,33 @@ class _Play:
                 f"the environment gave a reward of {evaluation.reward}, expected a number in [0, 1]"
             )
         return evaluation
+
+
+def check_screenshot(observation: Observation) -> Observation:
+    """The observation, if its screenshot is a whole PNG of the size that it says.
+
+    Points of actions are in pixels of that size: with another one every click would go astray.
+
+    Raises:
+        EnvError: it is not.
+    """
+    try:
+        with Image.open(io.BytesIO(observation.screenshot), formats=["PNG"]) as image:
+            size = image.size
+            image.verify()  # every chunk, without decoding the pixels; but for the last checksum
+            if _PNG_END not in observation.screenshot:
+                raise ValueError("its end is missing")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise EnvError(
+            f"the environment gave a screenshot of {len(observation.screenshot)} bytes that is not "
+            f"a whole PNG: {error}"
+        ) from error
+    if size != (observation.width, observation.height):
+        raise EnvError(
+            f"the environment gave a screenshot of {size[0]}x{size[1]} pixels, and says that it has "
+            f"{observation.width}x{observation.height}"
+        )
+    return observation
 
 
 def _parse_error(reply: ParsedReply) -> str | None:

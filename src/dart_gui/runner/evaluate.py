@@ -137,9 +137,9 @@ async def evaluate(
         on_progress=on_progress,
         plan=plan,
     )
-    started_at = clock.now()
+    started_at = clock.monotonic()
     await evaluation.run(num_slots)
-    return evaluation.result(tasks, wall_s=clock.now() - started_at)
+    return evaluation.result(tasks, wall_s=clock.monotonic() - started_at)
 
 
 class _Evaluation:

@@ -33,15 +33,24 @@ _SETTLE_ROUNDS = 30  # turns of the event loop in which everything that can run 
 
 
 class ManualClock:
-    """Time that stands still until ``advance``; sleepers wake in the order of their deadlines."""
+    """Time that stands still until ``advance``; sleepers wake in the order of their deadlines.
+    ``set`` sets the wall clock, as an administrator does; nothing that waits notices.
+    """
 
     def __init__(self, now: float = 1_000.0) -> None:
         self._now = now
+        self._ahead_s = 0.0  # of the wall clock
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
     def now(self) -> float:
+        return self._now + self._ahead_s
+
+    def monotonic(self) -> float:
         return self._now
+
+    def set(self, now: float) -> None:
+        self._ahead_s = now - self._now
 
     async def sleep(self, seconds: float) -> None:
         wake = asyncio.get_running_loop().create_future()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dart_gui import config as config_module
 from dart_gui.errors import SetupError
+from dart_gui.files import write_whole
 from dart_gui.rollout.token import read_token
 from dart_gui.runner.clock import Clock, SystemClock
 from dart_gui.runner.service import FoundPolicy, Locate, place_in
@@ -21,6 +22,7 @@ from dart_gui.runner.service import FoundPolicy, Locate, place_in
 if TYPE_CHECKING:
     from dart_gui.config import Config
     from dart_gui.data.manager import DataManager
+    from dart_gui.data.pool import Conditions
     from dart_gui.env.protocol import EnvCluster
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class _Runner:
         self._clock = clock or SystemClock()
 
     async def run(self) -> int:
-        from dart_gui.agent.agent import Agent
+        from dart_gui.agent.registry import make_agent
         from dart_gui.metrics import MetricsWriter
         from dart_gui.runner.scheduler import Scheduler
 
@@ -68,7 +70,7 @@ class _Runner:
                 data=data,
                 cluster=cluster,
                 policy=policy,
-                agent=Agent(Path(self._config.model.path), self._config.agent),
+                agent=make_agent(Path(self._config.model.path), self._config.agent),
                 config=self._config,
                 run_id=self._run_dir.name,
                 metrics=metrics,
@@ -93,9 +95,9 @@ class _Runner:
 
 def open_cluster(config: Config) -> EnvCluster:
     """The environment cluster of a configuration, not started."""
-    from dart_gui.env.browser.cluster import BrowserCluster
+    from dart_gui.env import suites
 
-    return BrowserCluster(config.env)
+    return suites.open_cluster(config.env)
 
 
 def open_data(run_dir: Path, config: Config, clock: Clock) -> DataManager:
@@ -109,7 +111,23 @@ def open_data(run_dir: Path, config: Config, clock: Clock) -> DataManager:
         seed=config.run.seed,
         train_seed=train_seed,
     )
-    return DataManager.open(run_dir, config, sampler=sampler, clock=clock.now)
+    return DataManager.open(
+        run_dir, config, sampler=sampler, conditions=run_conditions(config), clock=clock.now
+    )
+
+
+def run_conditions(config: Config) -> Conditions:
+    """The versions under which a success of this configuration counts elsewhere."""
+    from dart_gui.agent.fingerprint import renderer_fingerprint
+    from dart_gui.data.pool import Conditions
+    from dart_gui.env.suites import get_suite
+
+    env_version = get_suite(config.env.suite).env_version
+    return Conditions(
+        env_version=env_version,
+        verifier_version=env_version,  # the pages of this suite score themselves
+        renderer=renderer_fingerprint(Path(config.model.path), config.agent),
+    )
 
 
 def task_names(config: Config) -> list[str]:
@@ -126,11 +144,11 @@ def task_names(config: Config) -> list[str]:
 
 async def _found(locate: Locate, stop: asyncio.Event, clock: Clock) -> bool:
     """Wait until the service has said where it is. False if we are to stop first."""
-    deadline = clock.now() + START_S
+    deadline = clock.monotonic() + START_S
     while locate() is None:
         if stop.is_set():
             return False
-        if clock.now() > deadline:
+        if clock.monotonic() > deadline:
             raise SetupError(
                 f"the rollout service did not say where it is within {START_S:g} s (it writes "
                 "status/rollout.json into the run's folder): see logs/rollout.log there, or set "
@@ -157,8 +175,4 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def _write_status(run_dir: Path) -> None:
-    path = run_dir / "status" / "runner.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")
-    draft.replace(path)
+    write_whole(run_dir / "status" / "runner.json", json.dumps({"pid": os.getpid()}))

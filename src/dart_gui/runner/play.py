@@ -144,7 +144,7 @@ def _played_step(step: Step, out_dir: Path) -> PlayedStep:
         index=step.index,
         thought=thought_of(step.completion.text),
         actions=[drawing.describe(action) for action in step.actions] or ["no action"],
-        problem=step.parse_error or step.action_error,
+        problem=drawing.visible(step.parse_error or step.action_error or "") or None,
         screenshot=out_dir / f"step_{step.index:02d}.png",
     )
 
@@ -152,7 +152,7 @@ def _played_step(step: Step, out_dir: Path) -> PlayedStep:
 def thought_of(reply: str) -> str:
     """What a reply says before its action, on one line."""
     thought = reply.partition("Action:")[0].strip().removeprefix("Thought:")
-    return " ".join(thought.split())
+    return drawing.visible(" ".join(thought.split()))
 
 
 def _score(episode: Episode) -> str:

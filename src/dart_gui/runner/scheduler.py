@@ -82,7 +82,7 @@ class Scheduler:
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="data")
         self._planning = asyncio.Lock()
         self._breaker = Breaker(threshold=max(4, self._num_slots))
-        self._tally = Tally(started_at=clock.now())
+        self._tally = Tally(started_at=clock.monotonic())
         self._served_version: int | None = None  # None while the service is away
         self._num_running = 0
 
@@ -127,7 +127,7 @@ class Scheduler:
         async with self._planning:
             while True:
                 version = self._served_version
-                if version is not None and self._breaker.allows(self._clock.now()):
+                if version is not None and self._breaker.allows(self._clock.monotonic()):
                     planned = await self._call(self._data.next_episode, version)
                     if planned is not None:
                         self._breaker.started()
@@ -140,7 +140,7 @@ class Scheduler:
             cluster=self._cluster,
             policy=self._policy,
             agent=self._agent,
-            limits=self._limits,
+            limits=self._limits.under(planned.max_steps),
             seed=planned.seed,
             clock=self._clock,
             trajectory_id=planned.episode_id,
@@ -153,15 +153,20 @@ class Scheduler:
         trajectory = episode.trajectory(planned, run_id=self._run_id)
         await self._call(self._data.store, trajectory, episode.images)
         self._breaker.succeeded()
-        self._tally.stored(trajectory)
-        self._metrics.log("episode", **episode_values(trajectory))
+        self._tally.stored(trajectory, self._clock.monotonic())
+        self._metrics.log(
+            "episode",
+            **episode_values(trajectory),
+            group_size=planned.group_size,
+            max_steps=planned.max_steps or self._limits.max_steps,
+        )
 
     async def _fail(self, planned: PlannedEpisode, episode: Episode) -> None:
         reason, message = episode.stop_reason, episode.message
         if reason is StopReason.POLICY_ERROR:
             self._served_version = None  # start nothing before the service has answered again
         await self._call(self._data.fail, planned, reason, message)
-        self._breaker.failed(self._clock.now())
+        self._breaker.failed(self._clock.monotonic())
         self._tally.failed(reason)
         self._metrics.log(
             "episode_failed",
@@ -186,10 +191,10 @@ class Scheduler:
             await self._clock.sleep(WATCH_S)
 
     async def _report(self) -> None:
-        last_at, last_busy_s = self._clock.now(), self._cluster.stats().busy_s
+        last_at, last_busy_s = self._clock.monotonic(), self._cluster.stats().busy_s
         while True:
             await self._clock.sleep(REPORT_S)
-            now, stats = self._clock.now(), self._cluster.stats()
+            now, stats = self._clock.monotonic(), self._cluster.stats()
             capacity_s = max(1e-9, (now - last_at) * stats.num_envs)
             self._metrics.log(
                 "runner",
@@ -199,7 +204,7 @@ class Scheduler:
                 num_envs=stats.num_envs,
                 num_envs_busy=stats.num_busy,
                 num_envs_replaced=stats.num_replaced,
-                env_utilization=min(1.0, (stats.busy_s - last_busy_s) / capacity_s),
+                env_utilisation=min(1.0, (stats.busy_s - last_busy_s) / capacity_s),
                 served_version=self._served_version,
                 breaker=self._breaker.state.value,
             )

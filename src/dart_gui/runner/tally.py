@@ -14,7 +14,7 @@ _RATE_WINDOW_S = 30.0
 
 
 class Tally:
-    """Counts and running means since the start of the process."""
+    """Counts and running means since the start of the process. Times are of a monotonic clock."""
 
     def __init__(self, *, started_at: float) -> None:
         self._started_at = started_at
@@ -28,10 +28,10 @@ class Tally:
         self._num_episodes = 0
         self._num_steps = 0
 
-    def stored(self, trajectory: Trajectory) -> None:
+    def stored(self, trajectory: Trajectory, now: float) -> None:
         self._num_episodes += 1
         self._num_steps += len(trajectory.steps)
-        self._ended_at.append(trajectory.ended_at)
+        self._ended_at.append(now)
         self._successes.append(trajectory.success)
         self._ema_sum = _EMA_DECAY * self._ema_sum + trajectory.success
         self._ema_weight = _EMA_DECAY * self._ema_weight + 1.0

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,20 +31,23 @@ class TrainerState:
 
 
 def save_model(policy: PolicyModel, folder: Path) -> None:
-    """Write the weights atomically as a Hugging Face folder."""
-    partial = _partial(folder)
-    policy.save(partial)
-    _finish(partial, folder)
+    """Write the weights atomically as a Hugging Face folder.
+
+    Raises:
+        DataError: they cannot be written; nothing is left behind.
+    """
+    with _whole(folder) as partial:
+        policy.save(partial)
 
 
 def save_checkpoint(trainer: Trainer, state: TrainerState, folder: Path) -> None:
-    partial = _partial(folder)
-    trainer.policy.save(partial)
-    torch.save(trainer.optimizer.state_dict(), partial / OPTIMIZER_FILE)
-    (partial / STATE_FILE).write_text(json.dumps(asdict(state)))
-    for file in partial.iterdir():
-        _fsync(file)
-    _finish(partial, folder)
+    """Raises ``DataError`` where it cannot be written; an older ``folder`` stays as it was."""
+    with _whole(folder) as partial:
+        trainer.policy.save(partial)
+        torch.save(trainer.optimizer.state_dict(), partial / OPTIMIZER_FILE)
+        (partial / STATE_FILE).write_text(json.dumps(asdict(state)))
+        for file in partial.iterdir():
+            _fsync(file)
 
 
 def load_checkpoint(trainer: Trainer, folder: Path) -> TrainerState:
@@ -67,20 +72,43 @@ def load_checkpoint(trainer: Trainer, folder: Path) -> TrainerState:
 def prune(folders: list[Path], keep: int) -> None:
     """Delete all but the newest ``keep`` of ``folders``, which are ordered oldest first."""
     for folder in folders[:-keep]:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+        for left in folder.parent.glob(".*.gone"):  # by a crash
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def _partial(folder: Path) -> Path:
+def _remove(folder: Path) -> None:
+    """By its name first: whoever opens the folder finds all of it or nothing."""
+    doomed = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the name ``folder`` at the end, or is removed again.
+
+    The libraries that write have errors of their own for a full disk.
+    """
+    hint = (
+        f"cannot write {folder}, and nothing of it is left. Check that its disk has space (df -h) "
+        "and that it can be written to, then continue with `dart-gui train --resume`"
+    )
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
-
-
-def _finish(partial: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    _fsync(folder.parent)
+    try:
+        with boundary(DataError, hint):
+            for stale in folder.parent.glob(".*.partial"):  # of a process that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            _remove(folder)
+            partial.rename(folder)
+            _fsync(folder.parent)
+    except DataError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _fsync(path: Path) -> None:

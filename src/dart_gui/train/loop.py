@@ -12,9 +12,10 @@ newest checkpoint go back to the queue.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from dart_gui.config import Config
 from dart_gui.data.manager import DataManager
@@ -114,6 +115,7 @@ class TrainLoop:
                 self._publisher.refresh()
                 self._sleep(IDLE_TICK_S)
                 continue
+            self._metrics.log("batch_claimed", train_step=batch.train_step)
             self._train(batch, wait_s=self._monotonic() - waiting_since)
             waiting_since = self._monotonic()
         self._checkpoint()
@@ -144,19 +146,20 @@ class TrainLoop:
         save_checkpoint(self._trainer, state, folder)
         self._data.acknowledge(self.train_step, str(folder))
         self._checkpointed_at = self.train_step
+        self._metrics.log("data_flow", train_step=self.train_step, tasks=self._data.task_flow())
         prune(_steps(folder.parent), self._config.train.keep_checkpoints)
         log.info("checkpoint at train step %d", self.train_step)
 
     def _report(
         self,
         batch: Batch,
-        measured: dict[str, float],
+        measured: dict[str, Any],
         weights: WeightsRef,
         *,
         wait_s: float,
         save_s: float,
     ) -> None:
-        members = [member.trajectory for group in batch.groups for member in group.trajectories]
+        members = [member.trajectory for member in batch.trajectories if not member.foreign]
         self._metrics.log(
             "train_step",
             train_step=self.train_step,
@@ -167,10 +170,38 @@ class TrainLoop:
             num_trajectories=len(members),
             reward_mean=sum(t.reward for t in members) / len(members),
             success_rate=sum(t.success for t in members) / len(members),
+            **curation_values(batch),
             wait_s=wait_s,
             save_s=save_s,
             elapsed_s=self.elapsed_s,
         )
+
+
+def curation_values(batch: Batch) -> dict[str, Any]:
+    """What the curation made of a batch, as values of the ``train_step`` event."""
+    own = [member for member in batch.trajectories if not member.foreign]
+    num_steps = [len(member.trajectory.steps) for member in own]
+    num_selected = sum(
+        len(member.trajectory.steps) if member.selected is None else sum(member.selected)
+        for member in own
+    )
+    return {
+        "num_groups": len(batch.groups),
+        "num_borrowed": sum(member.foreign for member in batch.trajectories),
+        "borrowed_weight": _weight_share(batch),
+        "selected_fraction": num_selected / sum(num_steps),
+        "episode_steps": sum(num_steps) / len(own),
+        "group_size_mean": len(own) / len(batch.groups),
+        "trained_tasks": dict(Counter(member.trajectory.task.task_id for member in own)),
+    }
+
+
+def _weight_share(batch: Batch) -> float:
+    """Share of the batch's loss weight that borrowed successes have."""
+    weights = {True: 0.0, False: 0.0}
+    for member in batch.trajectories:
+        weights[member.foreign] += member.weight * len(member.trajectory.steps)
+    return weights[True] / (weights[True] + weights[False])
 
 
 def _steps(folder: Path) -> list[Path]:

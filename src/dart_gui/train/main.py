@@ -18,6 +18,7 @@ import torch
 from dart_gui.config import Config, load
 from dart_gui.data.manager import DataManager
 from dart_gui.errors import AuthError, PolicyError, SetupError
+from dart_gui.files import write_whole, writing
 from dart_gui.metrics import MetricsWriter
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.rollout.client import RolloutClient
@@ -77,8 +78,12 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
 
     Raises:
         SetupError: another trainer works on this run.
+        DataError: its folder cannot be written.
     """
-    with (run_dir / "trainer.lock").open("w") as lock:
+    path = run_dir / "trainer.lock"
+    with writing(f"the lock {path}"):
+        lock = path.open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -90,6 +95,9 @@ def only_trainer(run_dir: Path) -> Iterator[None]:
 
 
 def build_trainer(config: Config, read_image: Callable[[str], bytes]) -> Trainer:
+    """The trainer of this process, whose torch threads and seed become those of ``config``."""
+    torch.set_num_threads(config.launch.threads)
+    torch.manual_seed(config.run.seed)
     folder = Path(config.model.path)
     device, dtype = config.model.device, config.model.dtype
     policy = PolicyModel(folder, device=device, dtype=dtype)
@@ -103,8 +111,6 @@ def build_trainer(config: Config, read_image: Callable[[str], bytes]) -> Trainer
 def run(run_dir: Path) -> int:
     """Train until a limit is reached or SIGTERM comes. Returns the exit status."""
     config = load(run_dir / "config.toml")
-    torch.set_num_threads(config.launch.threads)
-    torch.manual_seed(config.run.seed)
     metrics = MetricsWriter(run_dir / "metrics.jsonl", "trainer")
     with only_trainer(run_dir), DataManager.open(run_dir, config) as data:
         trainer = build_trainer(config, data.load_image)
@@ -123,8 +129,5 @@ def run(run_dir: Path) -> int:
         loop.restore()
         loop.run()
     status = {"pid": os.getpid(), "train_step": loop.train_step, "finished": loop.finished}
-    (run_dir / "status").mkdir(exist_ok=True)
-    partial = run_dir / "status" / ".trainer.json"
-    partial.write_text(json.dumps(status))
-    partial.rename(run_dir / "status" / "trainer.json")
+    write_whole(run_dir / "status" / "trainer.json", json.dumps(status))
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dart_gui.data.records import Batch, BatchGroup
+from dart_gui.data.records import Batch, BatchGroup, TrainTrajectory
+from dart_gui.types import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,9 @@ class Sample:
     temperature: float
     policy_version: int
     advantage: float
-    weight: float  # of this step in the loss; the weights of a batch add up to 1
+    weight: float  # of this step in the loss; with those that are not trained they add up to 1
+    staleness: int = 0  # trainer version at consumption - policy version, without shifts
+    foreign: bool = False  # no behaviour is known: rollout_logprobs mean nothing
 
     @property
     def num_tokens(self) -> int:
@@ -29,29 +32,48 @@ class Sample:
 
 
 def samples_of(groups: Sequence[BatchGroup]) -> list[Sample]:
-    """Every step of every trajectory, the last one included; weights normalised over the batch."""
+    """Every selected step of every trajectory, the last one included.
+
+    Weights are normalised over all steps, selected or not: leaving steps out must not make the
+    others louder.
+    """
     total = sum(
         member.weight * len(member.trajectory.steps)
         for group in groups
         for member in group.trajectories
     )
     return [
-        Sample(
-            trajectory_id=member.trajectory.trajectory_id,
-            prompt_ids=step.completion.prompt_ids,
-            response_ids=step.completion.response_ids,
-            rollout_logprobs=step.completion.rollout_logprobs,
-            image_hashes=step.completion.image_hashes,
-            masked_token_ids=step.completion.masked_token_ids,
-            temperature=step.completion.sampling.temperature,
-            policy_version=step.completion.policy_version,
-            advantage=member.advantage,
-            weight=member.weight / total,
-        )
+        _sample(member, step, total)
         for group in groups
         for member in group.trajectories
-        for step in member.trajectory.steps
+        for step, selected in zip(member.trajectory.steps, _selection(member), strict=True)
+        if selected
     ]
+
+
+def _selection(member: TrainTrajectory) -> list[bool]:
+    return member.selected or [True] * len(member.trajectory.steps)
+
+
+def _sample(member: TrainTrajectory, step: Step, total: float) -> Sample:
+    completion, trajectory = step.completion, member.trajectory
+    return Sample(
+        trajectory_id=trajectory.trajectory_id,
+        prompt_ids=completion.prompt_ids,
+        response_ids=completion.response_ids,
+        rollout_logprobs=[0.0] * len(completion.response_ids)
+        if member.foreign
+        else completion.rollout_logprobs,
+        image_hashes=completion.image_hashes,
+        masked_token_ids=completion.masked_token_ids,
+        temperature=completion.sampling.temperature,
+        policy_version=completion.policy_version,
+        advantage=member.advantage,
+        weight=member.weight / total,
+        # That of the trajectory is its oldest step's.
+        staleness=max(0, member.staleness - (completion.policy_version - trajectory.version_min)),
+        foreign=member.foreign,
+    )
 
 
 def microbatches(samples: Sequence[Sample], max_tokens: int) -> Iterator[list[Sample]]:

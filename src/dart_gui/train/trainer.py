@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,20 @@ from dart_gui.config import TrainConfig
 from dart_gui.data.records import Batch
 from dart_gui.errors import ConfigError
 from dart_gui.model.policy_model import Pixels, PolicyModel
+from dart_gui.train.buckets import StalenessBuckets
 from dart_gui.train.forward import response_logprobs
-from dart_gui.train.losses import grpo_loss, k3, step_mean
+from dart_gui.train.losses import (
+    TokenLoss,
+    imitation_loss,
+    k3,
+    log_ratio,
+    policy_loss,
+    step_band,
+    step_mean,
+    token_band,
+)
 from dart_gui.train.samples import Sample, microbatches, minibatches
+from dart_gui.train.spans import Span, spans
 
 MAX_CACHED_IMAGES = 512
 
@@ -26,8 +38,10 @@ class StepStats:
     """Sums over the tokens of a train step; ``means`` divides."""
 
     sums: dict[str, float] = field(default_factory=dict)
-    num_tokens: int = 0
+    buckets: StalenessBuckets = field(default_factory=StalenessBuckets)
+    num_tokens: int = 0  # of sampled steps; foreign ones have no ratio to measure
     num_samples: int = 0
+    num_foreign: int = 0  # samples among them
     loss: float = 0.0
     grad_norm: float = 0.0
     num_skipped: int = 0  # optimizer updates left out because the gradient was not finite
@@ -91,7 +105,7 @@ class Trainer:
             1.0, (self.num_updates + 1) / max(1, self._config.warmup_steps)
         )
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> dict[str, Any]:
         """Train on ``batch`` and return its measurements."""
         started = time.perf_counter()
         stats = StepStats()
@@ -111,7 +125,10 @@ class Trainer:
             "clip_fraction": means["clipped"],
             "tis_mean": means["tis_weight"],
             "tis_fraction": means["tis_truncated"],
+            "mask_fraction": means["masked"],
+            "staleness_buckets": stats.buckets.summary(),
             "num_samples": stats.num_samples,
+            "num_foreign_samples": stats.num_foreign,
             "num_tokens": stats.num_tokens,
             "num_skipped_updates": stats.num_skipped,
             "step_s": time.perf_counter() - started,
@@ -160,34 +177,63 @@ class Trainer:
         lengths = torch.tensor([len(s.response_ids) for s in samples], device=device)
         weights = torch.tensor([s.weight for s in samples], device=device)
         advantages = torch.tensor([s.advantage for s in samples], device=device)
-        tokens = grpo_loss(
-            logprobs,
-            old,
-            rollout,
-            advantages.repeat_interleave(lengths),
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            dual_clip=config.dual_clip,
-            tis_cap=config.tis_cap,
-        )
-        per_token = tokens.loss - config.entropy_coef * entropy
+        advantages = advantages.repeat_interleave(lengths)
+        tokens = policy_loss(config, logprobs, old, rollout, advantages, lengths)
+        kept = self._kept(old, rollout, lengths)
+        foreign = torch.tensor([s.foreign for s in samples], device=device)
+        foreign = foreign.repeat_interleave(lengths)
+        per_token = torch.where(kept, tokens.loss, 0.0)
+        if bool(foreign.any()):
+            per_token = torch.where(foreign, imitation_loss(logprobs, advantages), per_token)
+        per_token = per_token * self._span_weights(samples) - config.entropy_coef * entropy
         if self._reference is not None:
             with torch.no_grad():
                 reference, _ = response_logprobs(self._reference, samples, self.pixels)
             kl_reference = k3(logprobs, reference)
-            per_token = per_token + config.kl_coef * kl_reference
-            stats.add(kl_reference=kl_reference)
-        stats.add(
+            # An estimate only where the policy itself drew the tokens.
+            per_token = per_token + config.kl_coef * torch.where(foreign, 0.0, kl_reference)
+            stats.add(kl_reference=kl_reference[~foreign])
+        staleness = torch.tensor([s.staleness for s in samples]).repeat_interleave(lengths.cpu())
+        _measure(
+            stats,
+            tokens,
             entropy=entropy,
-            kl_rollout=k3(rollout, old),  # drawn from mu, so an estimate of KL(mu || pi_old)
-            ratio=tokens.ratio,
-            clipped=tokens.clipped,
-            tis_weight=tokens.tis_weight,
-            tis_truncated=tokens.tis_truncated,
+            old=old,
+            rollout=rollout,
+            kept=kept,
+            staleness=staleness,
+            sampled=~foreign,
         )
-        stats.num_tokens += len(logprobs)
         stats.num_samples += len(samples)
+        stats.num_foreign += sum(s.foreign for s in samples)
         return step_mean(per_token, lengths, weights)
+
+    def _kept(self, old: Tensor, rollout: Tensor, lengths: Tensor) -> Tensor:
+        """bool [T]: the tokens that no mask takes out. The loss is divided as if none were."""
+        kept = torch.ones_like(old, dtype=torch.bool)
+        low, high = self._config.token_band
+        if high > 0:
+            kept &= token_band(old, rollout, low, high)
+        if self._config.step_band > 0:
+            kept &= step_band(old, rollout, lengths, self._config.step_band)
+        return kept
+
+    def _span_weights(self, samples: list[Sample]) -> Tensor | float:
+        """Weight of each token [T] by what it says; 1 where none is configured."""
+        weight_of = {
+            Span.THOUGHT: self._config.thought_weight,
+            Span.ACTION: self._config.action_weight,
+            Span.COORDINATE: self._config.coordinate_weight,
+        }
+        if set(weight_of.values()) == {1.0}:
+            return 1.0
+        decode = self.policy.tokenizer.decode
+        found = [
+            weight_of[span]
+            for sample in samples
+            for span in spans([decode([token]) for token in sample.response_ids])
+        ]
+        return torch.tensor(found, device=self.policy.device)
 
     def pixels(self, name: str) -> Pixels:
         """The preprocessed screenshot of this hash."""
@@ -197,3 +243,36 @@ class Trainer:
                 self._pixels.popitem(last=False)
         self._pixels.move_to_end(name)
         return self._pixels[name]
+
+
+def _measure(
+    stats: StepStats,
+    tokens: TokenLoss,
+    *,
+    entropy: Tensor,
+    old: Tensor,
+    rollout: Tensor,
+    kept: Tensor,
+    staleness: Tensor,
+    sampled: Tensor,
+) -> None:
+    """Take the measurements of the ``sampled`` tokens (bool [T])."""
+    kl_rollout = k3(rollout, old)  # drawn from mu, so an estimate of KL(mu || pi_old)
+    measured = {
+        "entropy": entropy,
+        "kl_rollout": kl_rollout,
+        "ratio": tokens.ratio,
+        "clipped": tokens.clipped,
+        "tis_weight": tokens.tis_weight,
+        "tis_truncated": tokens.tis_truncated,
+        "masked": ~kept,
+    }
+    stats.add(**{name: values[sampled] for name, values in measured.items()})
+    stats.num_tokens += int(sampled.sum())
+    stats.buckets.add(
+        staleness[sampled.cpu()],
+        weight=log_ratio(old, rollout).exp()[sampled],
+        clip_fraction=tokens.clipped[sampled],
+        mask_fraction=(~kept)[sampled],
+        kl=kl_rollout[sampled],
+    )

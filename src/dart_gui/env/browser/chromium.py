@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dart_gui.config import EnvConfig
 from dart_gui.errors import SetupError, boundary
 
 Kind = Literal["headless-shell", "chromium"]
@@ -59,6 +60,12 @@ def find_chromium(
         "playwright install chromium-headless-shell`; or name an executable with env.browser or "
         f"${ENV_VAR}."
     )
+
+
+def describe_chromium(config: EnvConfig) -> str:
+    """The browser of ``config``, and where it was found. Raises ``SetupError`` where there is none."""
+    found = find_chromium(config.browser)
+    return f"{found.path} ({found.kind}, found by {found.source})"
 
 
 def version_of(info: ChromiumInfo) -> str:

@@ -11,7 +11,8 @@ from playwright.async_api import Error, async_playwright
 
 from dart_gui.config import EnvConfig
 from dart_gui.env.browser.chromium import find_chromium
-from dart_gui.env.browser.miniwob import MiniwobEnv, html_dir, page_url
+from dart_gui.env.browser.miniwob import MiniwobPages
+from dart_gui.env.browser.page_env import PageEnv, PageFamily
 from dart_gui.env.browser.pages import BrowserProcess, PageSlot, first_line
 from dart_gui.env.protocol import ClusterStats
 from dart_gui.errors import EnvError, SetupError
@@ -21,12 +22,20 @@ from dart_gui.types import Task
 class BrowserCluster:
     """``num_envs`` pages over ``num_browsers`` Chromium processes.
 
-    Pages are reused between episodes; what a page did before does not show in the next one. A page
-    that broke is replaced, and a browser that died is launched again, when the next lease needs it.
+    Pages are reused between episodes where their family allows it; what a page did before does not
+    show in the next one. A page that broke is replaced, and a browser that died is launched again,
+    when the next lease needs it.
     """
 
-    def __init__(self, config: EnvConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: EnvConfig,
+        family: PageFamily | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
+        self._family = family or MiniwobPages()
         self._clock = clock
         self._stack = AsyncExitStack()
         self._slots: list[PageSlot] = []
@@ -39,9 +48,9 @@ class BrowserCluster:
         """Launch the browsers and open a first page.
 
         Raises:
-            SetupError: no browser, a browser that does not start, or no MiniWoB++ pages.
+            SetupError: no browser, a browser that does not start, or no pages.
         """
-        html_dir()
+        self._family.check_machine()
         info = find_chromium(self._config.browser)
         try:
             await self._launch()
@@ -54,20 +63,20 @@ class BrowserCluster:
             ) from None
 
     @asynccontextmanager
-    async def lease(self, task: Task | None = None) -> AsyncIterator[MiniwobEnv]:
+    async def lease(self, task: Task | None = None) -> AsyncIterator[PageEnv]:
         """A single-use environment on a free page; with ``task``, one where its reset is cheap.
 
         Raises:
             ConfigError: there is no such task.
             EnvError: the cluster was not started, or is closed.
         """
-        url = page_url(task.task_id) if task is not None else ""
+        url = self._family.url(task.task_id) if task is not None else ""
         if not self._slots:
             raise EnvError("the environment cluster is not running: it was not started, or closed")
         await self._num_free.acquire()
         slot = self._take(url)
         self._leased_at[slot] = self._clock()
-        env = MiniwobEnv(slot, self._config)
+        env = PageEnv(slot, self._config, self._family)
         try:
             yield env
         finally:
@@ -115,7 +124,8 @@ class BrowserCluster:
             processes.append(process)
         await asyncio.gather(*(process.get() for process in processes))
         for i in range(config.num_envs):
-            slot = PageSlot(processes[i % len(processes)], timeout_s=config.timeout_s)
+            process = processes[i % len(processes)]
+            slot = PageSlot(process, self._family.settings, timeout_s=config.timeout_s)
             self._slots.append(slot)
             self._give_back(slot)
         await self._slots[0].open()

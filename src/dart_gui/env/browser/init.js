@@ -64,11 +64,6 @@
     }
   };
 
-  // A link, a form or a script that leaves the page would end the episode without a result.
-  navigation.addEventListener('navigate', (event) => {
-    if (event.cancelable && !event.hashChange) event.preventDefault();
-  });
-
   // Typing leaves more behind than can be taken back: undo steps, the focus ring, the clipboard.
   let typed = false;
   const noteTyping = () => { typed = true; };
@@ -77,6 +72,12 @@
   const nextFrame = () => new Promise((f) => __pwClock.builtins.requestAnimationFrame(f));
 
   globalThis.__dart = {
+    /** From here on Math.random() is a function of `seed`. */
+    seedRandom: (seed) => {
+      state = Math.imul(seed ^ (seed >>> 16), 0x85ebca6b);
+      state = Math.imul(state ^ (state >>> 13), 0xc2b2ae35);
+      state = (state ^ (state >>> 16)) >>> 0;
+    },
     /** Whether a picture changes under the mouse: until it is there, its box has another size. */
     hasHoverPictures: () =>
       Array.from(document.styleSheets, rulesOf).flat()

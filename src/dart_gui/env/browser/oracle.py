@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from dart_gui.env.browser.miniwob import MiniwobEnv
+from dart_gui.env.browser.page_env import PageEnv
 from dart_gui.errors import ConfigError
 from dart_gui.types import Action, Click, Point, TypeText
 
@@ -79,7 +79,7 @@ _DECIDE_JS = """
 """
 
 
-async def decide(env: MiniwobEnv) -> Decision:
+async def decide(env: PageEnv) -> Decision:
     """The next correct action for the state that the page of ``env`` is in.
 
     Raises:
@@ -99,12 +99,12 @@ async def decide(env: MiniwobEnv) -> Decision:
     return Decision(Click(point=center), box, found["element"])
 
 
-async def next_action(env: MiniwobEnv) -> Action:
+async def next_action(env: PageEnv) -> Action:
     """The action of :func:`decide`."""
     return (await decide(env)).action
 
 
-async def target_box(env: MiniwobEnv) -> Box | None:
+async def target_box(env: PageEnv) -> Box | None:
     """The box of :func:`decide`: any point in it is as good a click. None where no click is due."""
     return (await decide(env)).box
 

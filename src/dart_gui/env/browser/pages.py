@@ -15,21 +15,18 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Browser, CDPSession, Error, Page, Playwright
 
 from dart_gui.env.browser.chromium import ChromiumInfo
+from dart_gui.env.browser.traffic import Traffic
 from dart_gui.errors import EnvError, SetupError, boundary
 
 PAGE_EPOCH = datetime.datetime(2024, 6, 15, 12, 0, 0, tzinfo=datetime.UTC)
 """What the page's clock shows when a document begins to load."""
-VIEWPORT = (500, 320)
-"""Wider than the task area: the reward display is at its right, and the page must not scroll."""
-PARKED = (480, 300)
-"""Where the mouse rests between episodes: left on the task it would hover over the next one."""
-
 _ARGS = (
     "--disable-smooth-scrolling",
     "--disable-threaded-animation",
@@ -43,7 +40,23 @@ _ARGS = (
     "--disable-checker-imaging",
     "--mute-audio",
 )
-_INIT_JS = Path(__file__).with_name("init.js")
+
+
+def script_beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+INIT_JS = script_beside("init.js")
+"""Holds a document still and gives us ``__dart``. The first script of every page."""
+STAY_JS = script_beside("stay.js")
+"""Keeps a page from being left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSettings:
+    viewport: tuple[int, int]  # width and height, in CSS pixels
+    init_scripts: tuple[str, ...]  # run in every new document, before its own
+    watches_requests: bool = False  # for ``PageSlot.quiet``
 
 
 class BrowserProcess:
@@ -110,13 +123,17 @@ class BrowserProcess:
 class PageSlot:
     """A place for one page of ``process``; at most one episode uses it at a time."""
 
-    def __init__(self, process: BrowserProcess, *, timeout_s: float) -> None:
+    def __init__(
+        self, process: BrowserProcess, settings: PageSettings, *, timeout_s: float
+    ) -> None:
         self._process = process
+        self._settings = settings
         self._timeout_s = timeout_s
         self._page: Page | None = None
         self._cdp: CDPSession | None = None
         self._broken = False
         self._loaded = ""
+        self._traffic: Traffic | None = None
         self.num_replaced = 0
 
     @property
@@ -175,31 +192,41 @@ class PageSlot:
         await self.tidy()
         if self._page is not None:
             return
+        width, height = self._settings.viewport
         async with self.operation("opening a page"):
             browser = await self._process.get()
             context = await browser.new_context(
-                viewport={"width": VIEWPORT[0], "height": VIEWPORT[1]},
+                viewport={"width": width, "height": height},
                 device_scale_factor=1,
                 locale="en-US",
                 timezone_id="UTC",
                 accept_downloads=False,
                 reduced_motion="reduce",
+                # A service worker would answer requests that nobody counts.
+                service_workers="block" if self._settings.watches_requests else "allow",
             )
             page = self._page = await context.new_page()
             context.on("page", _close_popup)
             page.on("crash", self._on_crash)
-            await page.add_init_script(path=_INIT_JS)
+            # As one: the order of several is not promised, and the later ones use the first.
+            await page.add_init_script(script="\n".join(self._settings.init_scripts))
             # Without clock.install(): the wall time between it and pause_at() would enter the
             # page's performance.now() and the phase of its animation frames.
             await page.clock.pause_at(PAGE_EPOCH)
             await _require_clock(page)
             self._cdp = await context.new_cdp_session(page)
+            self._traffic = Traffic(page) if self._settings.watches_requests else None
 
     async def load(self, url: str) -> None:
         """Have a fresh document in the page, its clock at ``PAGE_EPOCH``."""
         self._loaded = ""
         await self.page.goto(url, wait_until="load")
         self._loaded = url
+
+    async def quiet(self) -> None:
+        """Wait until every request of the page is answered and the page has heard of it."""
+        assert self._traffic is not None, "the settings of this page do not watch its requests"
+        await self._traffic.quiet()
 
     async def screenshot(self, width: int, height: int) -> bytes:
         """PNG of the top left ``width`` x ``height`` pixels."""
@@ -215,15 +242,21 @@ class PageSlot:
         )
         return base64.b64decode(shot["data"])
 
+    async def discard(self) -> None:
+        """Drop a working page with all that it stored; ``open`` makes another."""
+        await self._drop()
+
     async def tidy(self) -> None:
         """Drop the page if it broke: one that hangs would go on burning a core."""
-        if not self.broken:
-            return
+        if self.broken:
+            self.num_replaced += self._page is not None
+            await self._drop()
+
+    async def _drop(self) -> None:
         page, self._page, self._cdp, self._broken = self._page, None, None, False
-        self._loaded = ""
+        self._loaded, self._traffic = "", None
         if page is None:
             return
-        self.num_replaced += 1
         try:
             async with asyncio.timeout(self._timeout_s):
                 await page.context.close()

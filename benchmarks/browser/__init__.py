@@ -1,0 +1,1 @@
+"""Our browser cluster against the official Selenium environment of the ``miniwob`` package."""
