@@ -24,6 +24,7 @@ from dart_gui.env.server.registry import Registry
 from dart_gui.env.server.service import EnvService
 from dart_gui.env.server.tokens import Tokens, load_tokens, make_token
 from dart_gui.errors import ConfigError, SetupError
+from dart_gui.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,4 @@ def read_tokens(options: ServerOptions) -> Tokens:
 
 
 def _write_status(folder: Path, url: str) -> None:
-    draft = folder / ".server.json"
-    draft.write_text(json.dumps({"url": url, "pid": os.getpid()}), encoding="utf-8")
-    draft.replace(folder / "server.json")
+    write_whole(folder / "server.json", json.dumps({"url": url, "pid": os.getpid()}))

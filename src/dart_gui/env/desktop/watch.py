@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from dart_gui.env.desktop.screen import Frame, Window, WindowQuery
 
 POLL_S = 0.02
@@ -95,9 +93,14 @@ class Watcher:
 
 def num_colors(frame: Frame, window: Window | None = None) -> int:
     """Different colours in the content of ``window``, or on the whole screen."""
-    pixels = np.frombuffer(frame.pixels, np.uint32).reshape(frame.height, frame.width)
+    left, top, right, bottom = 0, 0, frame.width, frame.height
     if window is not None:
-        top, left = max(window.y, 0), max(window.x, 0)
-        pixels = pixels[top : window.y + window.height, left : window.x + window.width]
-    # The unused byte of a pixel says nothing.
-    return len(np.unique(pixels[::SAMPLE, ::SAMPLE] & 0x00FFFFFF))
+        left, top = max(window.x, 0), max(window.y, 0)
+        right = min(window.x + window.width, frame.width)
+        bottom = min(window.y + window.height, frame.height)
+    pixels = memoryview(frame.pixels).cast("I")
+    colors: set[int] = set()
+    for y in range(top, bottom, SAMPLE):
+        row = y * frame.width
+        colors.update(pixels[row + left : row + right : SAMPLE])
+    return len({color & 0x00FFFFFF for color in colors})  # the unused byte says nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 import re
@@ -75,17 +76,7 @@ class XvfbProvider:
         self._booting: set[str] = set()
 
     async def start(self) -> None:
-        missing = [program for program in NEEDED if not shutil.which(program)]
-        if missing:
-            raise SetupError(
-                f"desktops need {', '.join(missing)}, not found on this machine: {INSTALL}"
-            )
-        closed = unreadable(python_paths(), as_root=self._as_root)
-        if closed:
-            raise SetupError(
-                f"desktops run under a user id of their own, which may not enter {closed[0]}: allow "
-                f"it with `chmod -R o+rX {closed[0]}`, or start as another user than root"
-            )
+        check_machine()
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         length = len(os.fsencode(self._root)) + 42 + len(_SOCKET)
         if length > MAX_SOCKET_PATH:
@@ -201,9 +192,22 @@ class XvfbProvider:
             await asyncio.sleep(0.01)
 
 
-def default_root() -> Path:
-    """A folder for the desktops of one process, with a short path."""
-    return Path(tempfile.mkdtemp(prefix="dart-desktops-"))
+def check_machine() -> None:
+    """Raises ``SetupError`` where this machine cannot have desktops, and says what to do."""
+    missing = [program for program in NEEDED if not shutil.which(program)]
+    if missing:
+        raise SetupError(
+            f"desktops need {', '.join(missing)}, not found on this machine: {INSTALL}"
+        )
+    lacking = [name for name in ("Xlib", "mss") if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise SetupError(f"desktops need {', '.join(lacking)}: pip install 'dart-gui[desktop]'")
+    closed = unreadable(python_paths(), as_root=os.geteuid() == 0)
+    if closed:
+        raise SetupError(
+            f"desktops run under a user id of their own, which may not enter {closed[0]}: allow "
+            f"it with `chmod -R o+rX {closed[0]}`, or start as another user than root"
+        )
 
 
 def _group_name(folder: Path) -> str:

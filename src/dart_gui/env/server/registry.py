@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dart_gui.env.server.leases import Lease
 from dart_gui.errors import DataError, SetupError
+from dart_gui.files import write_whole
 
 _LEASES = TypeAdapter(list[Lease])
 
@@ -54,15 +54,7 @@ class Registry:
     def save(self, leases: Sequence[Lease], limits: Mapping[str, int]) -> None:
         """Raises ``DataError`` where it cannot be written."""
         tree = {"leases": _LEASES.dump_python(list(leases), mode="json"), "limits": dict(limits)}
-        draft = self._path.with_suffix(".draft")
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                json.dump(tree, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
-        except OSError as error:
-            raise DataError(f"cannot write {self._path}: {error}") from None
+        write_whole(self._path, json.dumps(tree), what="the registry of leases", sync=True)
 
     def close(self) -> None:
         if self._lock is not None:
