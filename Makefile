@@ -2,7 +2,7 @@
 # Extra arguments: make train ARGS="--resume", make test ARGS="-k grammar".
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-vllm check bench doctor format docs clean
+.PHONY: help setup desktops train test test-vllm check bench doctor format docs clean
 BIN := .venv/bin
 CONFIG ?= configs/miniwob-tiny.toml
 ARGS ?=
@@ -17,6 +17,9 @@ help: ## say what there is
 
 setup: ## make .venv with the pinned dependencies, and find or install a Chromium
 	@scripts/setup
+
+desktops: ## install what real desktops need (Xvfb, openbox, bubblewrap ...), where apt may
+	@python3 scripts/setup_desktop.py
 
 train: setup ## train the tiny agent on MiniWoB++ (ARGS="--resume" continues the latest run)
 	$(BIN)/dart-gui train $(CONFIG) $(ARGS)

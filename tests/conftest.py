@@ -1,6 +1,8 @@
 """Settings of all tests, and the vLLM server that those marked ``vllm`` share."""
 
+import importlib.util
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -101,3 +103,16 @@ def vllm_engine(vllm_url):
     yield make
     for engine in made:
         engine.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of real desktops are skipped where there are none, and say what is missing."""
+    if item.get_closest_marker("desktop") and (missing := missing_for_desktops()):
+        pytest.skip(f"no desktops: {', '.join(missing)} (python3 scripts/setup_desktop.py)")
+
+
+def missing_for_desktops() -> list[str]:
+    programs = ("bwrap", "Xvfb", "openbox", "xterm", "setpriv", "prlimit")
+    missing = [program for program in programs if shutil.which(program) is None]
+    return missing + [name for name in ("Xlib", "mss") if importlib.util.find_spec(name) is None]

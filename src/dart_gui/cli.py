@@ -179,6 +179,27 @@ def _tasks(args: argparse.Namespace) -> int:
     return commands.list_tasks(_console(), args.suite)
 
 
+def _env_server(args: argparse.Namespace) -> int:
+    from dart_gui.launch.env_server import ServerOptions, run
+
+    return run(
+        ServerOptions(
+            folder=args.dir,
+            host=args.host,
+            port=args.port,
+            provider=args.provider,
+            max_desktops=args.desktops,
+            spares=args.spares,
+            width=args.width,
+            height=args.height,
+            memory_mb=args.memory_mb,
+            tokens=args.tokens,
+            keep_desktops=args.keep_desktops,
+            forward_host=args.forward_host,
+        )
+    )
+
+
 def _pool(args: argparse.Namespace) -> int:
     from dart_gui.launch import pooling
 
@@ -325,6 +346,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "env": _env,
     "config": _config,
     "migrate": _migrate,
+    "env-server": _env_server,
     "pool": _pool,
     "sft": _sft,
     "rollout": _rollout,

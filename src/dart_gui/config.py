@@ -79,7 +79,7 @@ class EnvConfig(Section):
     tasks: list[str] = []
     """Task ids; empty for the suite's default tasks."""
     num_envs: PositiveInt = 8
-    """Browser pages at once."""
+    """Browser pages, or desktops, at once."""
     num_browsers: PositiveInt = 1
     """Browser processes that share the pages."""
     browser: str = ""
@@ -87,9 +87,26 @@ class EnvConfig(Section):
     action_ms: PositiveInt = 300
     """Page milliseconds that pass after each action; the page's clock stands still otherwise."""
     wait_ms: PositiveInt = 2000
-    """Page milliseconds that pass for wait()."""
+    """Milliseconds that pass for wait(): of the page's clock, or on a desktop."""
     timeout_s: Seconds = 20.0
     """Wall-clock limit of one browser operation; a page that exceeds it is replaced."""
+    servers: list[str] = []
+    """URLs of env servers to have desktops from; empty to make them on this machine."""
+    server_token_file: str = ""
+    """File that holds the token for them."""
+    desktop_width: PositiveInt = 1280
+    """Pixels of a desktop made here; an env server has its own."""
+    desktop_height: PositiveInt = 720
+    desktop_spares: NonNegativeInt = 1
+    """Desktops that are booted ahead, besides ``num_envs``."""
+    desktop_memory_mb: PositiveInt = 2048
+    """Limit of each desktop made here, where the machine can limit."""
+    react_ms: NonNegativeInt = 500
+    """Milliseconds for a desktop's screen to show a first change after an action."""
+    settle_ms: PositiveInt = 100
+    """Milliseconds without a change until a desktop's screen counts as settled."""
+    settle_limit_ms: PositiveInt = 2000
+    """Milliseconds after which a screenshot is taken of a desktop that never settles."""
 
 
 class RolloutConfig(Section):

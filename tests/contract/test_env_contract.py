@@ -1,4 +1,5 @@
-"""What every environment promises, asked of the scripted one, of MiniWoB++ and of one's own pages.
+"""What every environment promises, asked of the scripted one, of MiniWoB++, of one's own pages and of
+desktops.
 
 The checks themselves are shipped; that they find what is broken is shown in ``test_env_check``.
 """
@@ -44,11 +45,17 @@ def own_pages() -> tuple[EnvCluster, str]:
     return get_suite(f"{OWN_SUITE}:SUITE").open_cluster(CONFIG), "shop/order"
 
 
+def desktops() -> tuple[EnvCluster, str]:
+    config = EnvConfig(num_envs=2, desktop_width=480, desktop_height=320, wait_ms=50)
+    return get_suite("desktop-mini").open_cluster(config), "desktop-mini/rename-file"
+
+
 Made = Callable[[], tuple[EnvCluster, str]]
 IMPLEMENTATIONS = [
     fake,
     pytest.param(miniwob, marks=pytest.mark.browser),
     pytest.param(own_pages, marks=pytest.mark.browser),
+    pytest.param(desktops, marks=pytest.mark.desktop),
 ]
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "rollout.engines": frozenset({"agent", "model"}),
     "rollout.main": frozenset({"compat", "sessions"}),
     "sessions": frozenset({"rollout", "data.manager", "data.sampler"}),
-    "compat": frozenset({"rollout"}),
+    "compat": frozenset({"env", "rollout"}),
     "data": frozenset(),
     "runner": frozenset(
         {"agent", "env.protocol", "env.suites", "rollout.client", "rollout.token", "data.manager"}
@@ -45,6 +45,8 @@ HOMES: dict[str, frozenset[str]] = {
     "safetensors": frozenset({"model", "rollout.engines", "train"}),
     "playwright": frozenset({"env"}),
     "miniwob": frozenset({"env"}),
+    "Xlib": frozenset({"env.desktop"}),
+    "mss": frozenset({"env.desktop"}),
     "gymnasium": frozenset({"env"}),
     "matplotlib": frozenset({"launch"}),
     "tensorboard": frozenset({"launch"}),
@@ -69,6 +71,8 @@ HEAVY = (
     "transformers",
     "playwright",
     "miniwob",
+    "Xlib",
+    "mss",
     "gymnasium",
     "matplotlib",
     "tensorboard",

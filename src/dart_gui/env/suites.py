@@ -21,7 +21,10 @@ SUITES = Registry(
     what="suite",
     key="env.suite",
     group="dart_gui.suites",
-    builtin={"miniwob": "dart_gui.env.browser.miniwob_tasks:SUITE"},
+    builtin={
+        "miniwob": "dart_gui.env.browser.miniwob_tasks:SUITE",
+        "desktop-mini": "dart_gui.env.desktop.suite:SUITE",
+    },
 )
 
 

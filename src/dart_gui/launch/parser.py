@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_play(commands)
     _add_small(commands)
+    _add_env_server(commands)
     _add_pool(commands)
     _add_env(commands)
     _add_db(commands)
@@ -200,6 +201,47 @@ def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     parser.add_argument("yaml", type=Path, metavar="CONFIG_YAML", help="of the rollouter")
     parser.add_argument("env", type=Path, nargs="?", metavar="ENV", help="its .env file")
+
+
+def _add_env_server(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        commands,
+        "env-server",
+        summary="desktops behind one address, for runs on this machine and others",
+        overrides=False,
+        examples=(
+            "  dart-gui env-server                                    4 desktops on loopback\n"
+            "  dart-gui env-server --host 0.0.0.0 --port 50003 --tokens tokens.toml --desktops 16"
+        ),
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path("/tmp/dart-env"),
+        help="state and token (default %(default)s)",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default loopback)"
+    )
+    parser.add_argument("--port", type=int, default=0, help="0 for a free one (default)")
+    parser.add_argument("--provider", choices=("xvfb", "fake"), default="xvfb")
+    parser.add_argument(
+        "--desktops", type=int, default=4, metavar="N", help="leased at once at most"
+    )
+    parser.add_argument("--spares", type=int, default=1, metavar="N", help="booted besides those")
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--height", type=int, default=720)
+    parser.add_argument("--memory-mb", type=int, default=2048, help="limit of each desktop")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="TOML tables [[token]]")
+    parser.add_argument(
+        "--keep-desktops", action="store_true", help="leave leased desktops to the next server"
+    )
+    parser.add_argument(
+        "--forward-host",
+        default="",
+        metavar="HOST",
+        help="open a port per lease there, for published clients, which talk to the guest directly",
+    )
 
 
 def _add_pool(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -1,0 +1,240 @@
+"""The guest API from outside the desktop."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from pydantic import TypeAdapter
+
+from dart_gui.errors import EnvError
+from dart_gui.types import Action
+
+ACTION = TypeAdapter[Action](Action)
+ANSWER_S = 30.0
+"""For a request that waits for nothing in the desktop; one that does adds its own limit."""
+KEEP_S = 15.0
+MAX_TEXT = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a guest server is: a URL, or a Unix socket. ``headers`` go with each request."""
+
+    url: str = "http://desktop"
+    socket: Path | None = None
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screenshot:
+    png: bytes
+    grab_ms: float
+    encode_ms: float
+    settle_ms: float  # 0 where it was not waited for
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    returncode: int
+    output: str
+    error: str
+
+
+class GuestClient:
+    """Talks to one guest server. Whatever goes wrong raises ``EnvError``.
+
+    Close it: it keeps connections open.
+    """
+
+    def __init__(self, address: Address, *, what: str = "the desktop") -> None:
+        self.address = address
+        self._what = what
+        self._session: aiohttp.ClientSession | None = None
+
+    async def health(self) -> dict[str, Any]:
+        return _object(await self._call("GET", "/health"), "/health")
+
+    async def wait_ready(self, *, timeout_s: float) -> dict[str, Any]:
+        """``health`` as soon as it answers. A socket that listens queues the request until then.
+
+        Raises:
+            EnvError: not within ``timeout_s``, or the desktop ended.
+        """
+        return _object(await self._call("GET", "/health", timeout_s=timeout_s), "/health")
+
+    async def screenshot(
+        self,
+        *,
+        stable_s: float = 0.0,
+        react_s: float = 0.0,
+        timeout_s: float = 0.0,
+        cursor: bool = True,
+    ) -> Screenshot:
+        """The screen, once it has reacted to the newest action (``react_s`` for that) and nothing
+        has changed on it for ``stable_s``, or after ``timeout_s``."""
+        query: dict[str, str] = {} if cursor else {"cursor": "0"}
+        if stable_s:
+            waits = {"stable_ms": stable_s, "react_ms": react_s, "timeout_ms": timeout_s}
+            query |= {name: f"{1e3 * seconds:g}" for name, seconds in waits.items()}
+        async with self._request(
+            "GET", "/screenshot", params=query, timeout_s=ANSWER_S + timeout_s
+        ) as response:
+            png, headers = await response.read(), response.headers
+        return Screenshot(
+            png=png,
+            grab_ms=float(headers.get("X-Grab-Ms", 0)),
+            encode_ms=float(headers.get("X-Encode-Ms", 0)),
+            settle_ms=float(headers.get("X-Settle-Ms", 0)),
+            settled=headers.get("X-Settled", "1") == "1",
+        )
+
+    async def act(self, action: Action) -> str | None:
+        """Carry out an action; why it was refused, if it was."""
+        body = ACTION.dump_python(action, mode="json")
+        answer = _object(await self._call("POST", "/action", body=body), "/action")
+        error = answer.get("action_error")
+        return None if error is None else str(error)
+
+    async def execute(
+        self, command: str | list[str], *, shell: bool = False, timeout_s: float = 120.0
+    ) -> CommandResult:
+        body = {"command": command, "shell": shell, "timeout": timeout_s}
+        answer = _object(
+            await self._call("POST", "/execute", body=body, timeout_s=ANSWER_S + timeout_s),
+            "/execute",
+        )
+        return CommandResult(
+            returncode=int(answer["returncode"]),
+            output=str(answer["output"]),
+            error=str(answer["error"]),
+        )
+
+    async def launch(self, command: str | list[str], *, shell: bool = False) -> None:
+        await self._call("POST", "/setup/launch", body={"command": command, "shell": shell})
+
+    async def setup(self, route: str, body: dict[str, Any], *, timeout_s: float = ANSWER_S) -> str:
+        """POST to a route of the guest API with a JSON object; the answer's text."""
+        return (await self._call("POST", route, body=body, timeout_s=timeout_s)).decode(
+            "utf-8", "replace"
+        )
+
+    async def wait(
+        self,
+        *,
+        window_name: str | None = None,
+        by_class: bool = False,
+        stable_s: float = 0.1,
+        min_colors: int = 0,
+        timeout_s: float = 10.0,
+    ) -> float:
+        """Seconds until the screen met the condition.
+
+        Raises:
+            EnvError: it did not within ``timeout_s``; the text says what was missing.
+        """
+        body: dict[str, Any] = {
+            "stable_ms": 1e3 * stable_s,
+            "min_colors": min_colors,
+            "timeout_ms": 1e3 * timeout_s,
+        }
+        if window_name is not None:
+            body |= {"window_name": window_name, "by_class": by_class}
+        answer = await self._call("POST", "/wait", body=body, timeout_s=ANSWER_S + timeout_s)
+        return float(_object(answer, "/wait")["waited_ms"]) / 1e3
+
+    async def read_file(self, path: str) -> bytes | None:
+        """The bytes of a file; None where there is none."""
+        form = aiohttp.FormData({"file_path": path})
+        async with self._request("POST", "/file", data=form, accept=(200, 404)) as response:
+            return await response.read() if response.status == 200 else None
+
+    async def write_file(self, path: str, content: bytes) -> None:
+        form = aiohttp.FormData()
+        form.add_field("file_path", path)
+        form.add_field("file_data", io.BytesIO(content), filename="file")
+        async with self._request("POST", "/setup/upload", data=form) as response:
+            await response.read()
+
+    async def windows(self) -> list[dict[str, Any]]:
+        found = json.loads(await self._call("GET", "/windows"))
+        return list(found)
+
+    async def cursor_position(self) -> tuple[int, int]:
+        x, y = json.loads(await self._call("GET", "/cursor_position"))
+        return int(x), int(y)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _call(
+        self,
+        method: str,
+        route: str,
+        *,
+        body: dict[str, Any] | None = None,
+        timeout_s: float = ANSWER_S,
+    ) -> bytes:
+        async with self._request(method, route, json=body, timeout_s=timeout_s) as response:
+            return await response.read()
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        route: str,
+        *,
+        timeout_s: float = ANSWER_S,
+        accept: tuple[int, ...] = (200,),
+        **kwargs: Any,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        # One deadline over connecting, the answer and its body: a guest may stall in each.
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        url = self.address.url + route
+        try:
+            async with self._open().request(method, url, timeout=timeout, **kwargs) as response:
+                if response.status not in accept:
+                    text = (await response.text(errors="replace"))[:MAX_TEXT]
+                    raise EnvError(
+                        f"{self._what} answered {method} {route} with {response.status}: {text}"
+                    )
+                yield response
+        except TimeoutError:
+            raise EnvError(
+                f"{self._what} did not answer {method} {route} within {timeout_s:g} s"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise EnvError(
+                f"{self._what} cannot be reached for {method} {route}: "
+                f"{type(error).__name__}: {error}"
+            ) from None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector: aiohttp.BaseConnector
+            if self.address.socket is not None:
+                path = str(self.address.socket)
+                connector = aiohttp.UnixConnector(path, limit=0, keepalive_timeout=KEEP_S)
+            else:
+                connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_S)
+            self._session = aiohttp.ClientSession(connector=connector, headers=self.address.headers)
+        return self._session
+
+
+def _object(answer: bytes, route: str) -> dict[str, Any]:
+    try:
+        body = json.loads(answer)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise EnvError(f"{route}: expected a JSON object, got {answer[:MAX_TEXT]!r}")
+    return body

@@ -1,0 +1,15 @@
+"""The suite ``desktop-mini``: small tasks on real applications, in OSWorld's JSON, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dart_gui.env.desktop.tasks import TaskFolder
+
+NAME = "desktop-mini"
+VERSION = "desktop-mini.v1"
+"""Changes whenever the same (task, seed, actions) would give other screens or rewards."""
+
+
+def mini_tasks() -> TaskFolder:
+    return TaskFolder(Path(__file__).parent, name=NAME)

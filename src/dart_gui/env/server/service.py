@@ -1,0 +1,260 @@
+"""Leases over a pool of desktops: what the routes of the env server call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from dart_gui.env.desktop.client import GuestClient
+from dart_gui.env.desktop.pool import DesktopPool
+from dart_gui.env.providers.protocol import Desktop, Provider, Usage
+from dart_gui.env.server.leases import (
+    EndReason,
+    Lease,
+    LeaseState,
+    LeaseTable,
+    UnknownLeaseError,
+)
+from dart_gui.env.server.registry import Registry
+from dart_gui.env.server.tokens import Token, Tokens
+from dart_gui.errors import DartError
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStatus:
+    """What a client needs to choose a server, and a person to see how it does."""
+
+    provider: str
+    max_desktops: int
+    num_leased: int
+    num_ready: int
+    num_booting: int
+    num_boot_failures: int
+    num_quota_refusals: int
+    num_orphans: int  # desktops of an earlier server that nobody held, ended at the start
+    num_ended: dict[str, int]  # leases by reason
+    uptime_s: float
+    warnings: list[str]
+
+
+class EnvService:
+    """Start and stop it; between the two, every desktop of the provider is a spare or has a lease."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        tokens: Tokens,
+        registry: Registry,
+        *,
+        max_desktops: int,
+        spares: int,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.tokens = tokens
+        self._provider = provider
+        self._registry = registry
+        self._max_desktops = max_desktops
+        self._clock = clock
+        self._sleep = sleep
+        self._pool = DesktopPool(provider, max_taken=max_desktops, spares=spares, sleep=sleep)
+        self._table = LeaseTable(clock=clock)
+        self._desktops: dict[str, Desktop] = {}  # by lease
+        self._starts: dict[str, asyncio.Task[None]] = {}  # by lease
+        self._changed = asyncio.Condition()
+        self._reaper: asyncio.Task[None] | None = None
+        self._started_at = 0.0
+        self._num_orphans = 0
+
+    async def start(self) -> None:
+        """Take up what an earlier server left: its leases, and the end of what nobody holds.
+
+        Raises:
+            SetupError: the machine lacks what desktops need, or another server has the folder.
+        """
+        self._started_at = self._clock()
+        remembered = self._registry.open()
+        self.tokens.set_limits(remembered.limits)
+        await self._provider.start()
+        found = {desktop.desktop_id: desktop for desktop in await self._provider.find()}
+        for lease in remembered.leases:
+            self._restore(lease, found)
+        held = {desktop.desktop_id for desktop in self._desktops.values()}
+        for desktop_id in set(found) - held:
+            log.warning("the desktop %s has no lease: it is ended", desktop_id)
+            await self._provider.destroy(desktop_id)
+            self._num_orphans += 1
+        await self._pool.start()
+        self._save()
+        self._reaper = asyncio.create_task(self._reap_forever())
+
+    async def stop(self, *, keep_desktops: bool = False) -> None:
+        """End every lease and desktop, or leave those that are leased to the next server."""
+        if self._reaper is None:
+            return
+        self._reaper.cancel()
+        await asyncio.gather(self._reaper, return_exceptions=True)
+        self._reaper = None
+        if keep_desktops:
+            self._pool.disown(self._desktops.values())
+        leaving = [lease for lease in self._table.live() if lease.lease_id not in self._desktops]
+        for lease in leaving if keep_desktops else self._table.live():
+            await self._end(lease.lease_id, EndReason.STOPPED, "the server was stopped")
+        await self._pool.close()
+        self._registry.close()
+
+    def open(self, token: Token, *, ttl_s: float, client: str = "") -> Lease:
+        """A lease whose desktop is on its way. Raises ``QuotaError``."""
+        lease = self._table.open(token.name, limit=token.limit, ttl_s=ttl_s, client=client)
+        self._save()
+        task = asyncio.create_task(self._start_desktop(lease.lease_id))
+        self._starts[lease.lease_id] = task
+        task.add_done_callback(lambda _: self._starts.pop(lease.lease_id, None))
+        return lease
+
+    async def wait_started(self, lease_id: str, *, timeout_s: float) -> Lease:
+        """The lease as soon as it is no longer starting, or after ``timeout_s`` as it is."""
+
+        def is_decided() -> bool:
+            return self._table.get(lease_id).state is not LeaseState.STARTING
+
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(is_decided), timeout_s)
+        return self._table.get(lease_id)
+
+    def get(self, lease_id: str, token: Token) -> Lease:
+        """Raises ``UnknownLeaseError`` for somebody else's, but to an administrator."""
+        return self._table.get(lease_id, None if token.admin else token.name)
+
+    def live(self, token: Token | None = None) -> list[Lease]:
+        """Those that ``token`` may see; all, without one."""
+        return self._table.live(None if token is None or token.admin else token.name)
+
+    def heartbeat(self, lease_id: str, token: Token) -> Lease:
+        self.get(lease_id, token)
+        return self._table.heartbeat(lease_id)
+
+    def desktop(self, lease_id: str, token: Token) -> Desktop:
+        """The desktop of a running lease, which counts as a heartbeat.
+
+        Raises:
+            UnknownLeaseError: it is not running.
+        """
+        lease = self.heartbeat(lease_id, token)
+        if lease_id not in self._desktops:
+            raise UnknownLeaseError(f"the lease {lease_id} is {lease.state}, not running yet")
+        return self._desktops[lease_id]
+
+    async def release(self, lease_id: str, token: Token) -> Lease:
+        lease = self.get(lease_id, token)
+        reason = EndReason.RELEASED if lease.owner == token.name else EndReason.STOPPED
+        return await self._end(lease_id, reason)
+
+    async def usage(self, lease_id: str) -> Usage | None:
+        desktop = self._desktops.get(lease_id)
+        return None if desktop is None else await self._provider.usage(desktop.desktop_id)
+
+    async def screenshot(self, lease_id: str) -> bytes:
+        """Raises ``UnknownLeaseError`` for a lease without a desktop, ``EnvError`` for no answer."""
+        desktop = self._desktops.get(lease_id)
+        if desktop is None:
+            raise UnknownLeaseError(f"the lease {lease_id} has no desktop now")
+        client = GuestClient(desktop.address, what=f"the desktop of lease {lease_id}")
+        try:
+            return (await client.screenshot()).png
+        finally:
+            await client.close()
+
+    def set_limit(self, name: str, limit: int) -> Token:
+        token = self.tokens.set_limit(name, limit)
+        self._save()
+        return token
+
+    def status(self) -> ServerStatus:
+        pool = self._pool.stats()
+        return ServerStatus(
+            provider=self._provider.name,
+            max_desktops=self._max_desktops,
+            num_leased=len(self._table.live()),
+            num_ready=pool.num_ready,
+            num_booting=pool.num_booting,
+            num_boot_failures=pool.num_boot_failures,
+            num_quota_refusals=self._table.num_refused,
+            num_orphans=self._num_orphans,
+            num_ended={reason.value: self._table.num_ended[reason] for reason in EndReason},
+            uptime_s=self._clock() - self._started_at,
+            warnings=self._provider.warnings(),
+        )
+
+    async def reap(self) -> None:
+        """End the leases that have expired, and those whose desktop has ended on its own."""
+        for lease in self._table.expired():
+            log.warning("lease %s of %s expired", lease.lease_id, lease.owner)
+            await self._end(lease.lease_id, EndReason.EXPIRED, f"no heartbeat in {lease.ttl_s:g} s")
+        before = dict(self._desktops)
+        running = {desktop.desktop_id for desktop in await self._provider.find()}
+        for lease_id, desktop in before.items():
+            if desktop.desktop_id not in running:
+                await self._end(lease_id, EndReason.LOST, "its desktop ended on its own")
+
+    def _restore(self, lease: Lease, found: dict[str, Desktop]) -> None:
+        if not lease.is_live:
+            return
+        self._table.restore(lease)
+        desktop = found.get(lease.desktop_id)
+        if lease.state is LeaseState.RUNNING and desktop is not None:
+            self._desktops[lease.lease_id] = desktop
+            self._pool.adopt(desktop)
+        else:
+            self._table.end(lease.lease_id, EndReason.LOST, "the server was killed")
+
+    async def _start_desktop(self, lease_id: str) -> None:
+        try:
+            desktop = await self._pool.take()
+        except DartError as error:
+            await self._end(lease_id, EndReason.BOOT_FAILED, str(error))
+            return
+        if not self._table.get(lease_id).is_live:  # released while it booted
+            await self._pool.give_back(desktop)
+            return
+        self._desktops[lease_id] = desktop
+        self._table.ready(lease_id, desktop.desktop_id)
+        self._save()
+        await self._notify()
+
+    async def _end(self, lease_id: str, reason: EndReason, message: str = "") -> Lease:
+        lease = self._table.end(lease_id, reason, message)
+        self._save()
+        start = self._starts.pop(lease_id, None)
+        if start is not None and start is not asyncio.current_task():
+            start.cancel()
+        desktop = self._desktops.pop(lease_id, None)
+        if desktop is not None:
+            await self._pool.give_back(desktop)
+        await self._notify()
+        return lease
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _save(self) -> None:
+        limits = {token.name: token.limit for token in self.tokens.all()}
+        self._registry.save(self._table.live(), limits)
+
+    async def _reap_forever(self) -> None:
+        while True:
+            await self._sleep(TICK_S)
+            try:
+                await self.reap()
+            except DartError as error:
+                log.warning("the reaper goes on after: %s", error)

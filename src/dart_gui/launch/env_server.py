@@ -1,0 +1,132 @@
+"""The env server as a process: ``dart-gui env-server``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from dart_gui.compat.env_server import PublishedRoutes
+from dart_gui.env.providers.fake import FakeProvider
+from dart_gui.env.providers.limits import Limits
+from dart_gui.env.providers.protocol import Provider
+from dart_gui.env.providers.sandbox import SandboxSpec
+from dart_gui.env.providers.xvfb import XvfbProvider
+from dart_gui.env.server.app import new_app
+from dart_gui.env.server.registry import Registry
+from dart_gui.env.server.service import EnvService
+from dart_gui.env.server.tokens import Tokens, load_tokens, make_token
+from dart_gui.errors import ConfigError, SetupError
+from dart_gui.files import write_whole
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """What the command line says."""
+
+    folder: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    provider: str = "xvfb"
+    max_desktops: int = 4
+    spares: int = 1  # booted, besides those
+    width: int = 1280
+    height: int = 720
+    memory_mb: int = 2048
+    tokens: Path | None = None
+    keep_desktops: bool = False
+    forward_host: str = ""  # interface of ports for published clients; empty for none
+
+
+def run(options: ServerOptions) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    ``server.json`` ({"url", "pid"}) appears in the folder when the server answers.
+
+    Raises:
+        DartError: the options, the machine, or the folder is not as it must be.
+    """
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
+    options.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    asyncio.run(_serve(options))
+    return 0
+
+
+async def _serve(options: ServerOptions) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    service = EnvService(
+        make_provider(options),
+        read_tokens(options),
+        Registry(options.folder),
+        max_desktops=options.max_desktops,
+        spares=options.spares,
+    )
+    await service.start()
+    runner = web.AppRunner(_new_app(service, options), access_log=None, shutdown_timeout=2)
+    try:
+        await runner.setup()
+        url = await _listen(runner, options)
+        _write_status(options.folder, url)
+        for warning in service.status().warnings:
+            log.warning("%s", warning)
+        log.info("serving %s at %s; dashboard: %s/dashboard", options.provider, url, url)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        await service.stop(keep_desktops=options.keep_desktops)
+
+
+def _new_app(service: EnvService, options: ServerOptions) -> web.Application:
+    app = new_app(service)
+    PublishedRoutes(service, forward_host=options.forward_host).add_to(app)
+    return app
+
+
+async def _listen(runner: web.AppRunner, options: ServerOptions) -> str:
+    site = web.TCPSite(runner, options.host, options.port)
+    try:
+        await site.start()
+    except OSError as error:
+        raise SetupError(
+            f"cannot listen on {options.host}:{options.port}: {error.strerror or error}"
+        ) from None
+    host, port = runner.addresses[0][:2]
+    return f"http://{host}:{port}"
+
+
+def make_provider(options: ServerOptions) -> Provider:
+    """Raises ``ConfigError`` for a name that is none."""
+    root, width, height = options.folder / "d", options.width, options.height
+    if options.provider == "fake":
+        return FakeProvider(root, width=width, height=height)
+    if options.provider == "xvfb":
+        # They outlive a server that is killed: the next one takes them up.
+        spec = SandboxSpec(dies_with_parent=False)
+        limits = Limits(memory_mb=options.memory_mb)
+        return XvfbProvider(root, width=width, height=height, spec=spec, limits=limits)
+    raise ConfigError(f"there is no provider {options.provider!r}; there are: xvfb, fake")
+
+
+def read_tokens(options: ServerOptions) -> Tokens:
+    if options.tokens is not None:
+        return load_tokens(options.tokens)
+    path = options.folder / "token"
+    log.info("the token is in %s", path)
+    return make_token(path, limit=options.max_desktops)
+
+
+def _write_status(folder: Path, url: str) -> None:
+    write_whole(folder / "server.json", json.dumps({"url": url, "pid": os.getpid()}))

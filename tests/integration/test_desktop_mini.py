@@ -1,0 +1,54 @@
+"""Every task of the suite on a real desktop: its solution earns 1, its near miss 0."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dart_gui.env.desktop.cluster import DesktopCluster
+from dart_gui.env.desktop.env import Pace
+from dart_gui.env.desktop.mini import mini_tasks
+from dart_gui.env.desktop.pool import DesktopPool
+from dart_gui.env.providers.xvfb import XvfbProvider
+from dart_gui.types import Task
+
+TASKS = mini_tasks()
+# A busy machine is slow to react; where something changes at once, none of this is waited for.
+PACE = Pace(react_s=2.0, settle_s=0.15, settle_limit_s=30.0)
+pytestmark = [
+    pytest.mark.desktop,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+@pytest.fixture(scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DesktopCluster]:
+    provider = XvfbProvider(tmp_path_factory.mktemp("d"), width=640, height=400)
+    pool = DesktopPool(provider, max_taken=1, spares=2)
+    made = DesktopCluster(pool, TASKS, num_envs=1, pace=PACE)
+    await made.start()
+    yield made
+    await made.close()
+    assert await provider.find() == []
+
+
+@pytest.mark.parametrize("way", ["solution", "near_miss"])
+@pytest.mark.parametrize("task_id", TASKS.task_ids)
+async def test_solution_and_near_miss(cluster: DesktopCluster, task_id: str, way: str) -> None:
+    task = Task(task_id=task_id, seed=11 if way == "solution" else 12)
+    actions = getattr(TASKS.instantiate(task), way)
+    async with cluster.lease(task) as env:
+        await env.reset(task)
+        for action in actions:
+            assert (await env.step(action)).action_error is None
+        assert (await env.evaluate()).reward == (1.0 if way == "solution" else 0.0)
+
+
+async def test_doing_nothing_earns_nothing(cluster: DesktopCluster) -> None:
+    for task_id in TASKS.task_ids[::5]:
+        task = Task(task_id=task_id, seed=11)
+        async with cluster.lease(task) as env:
+            await env.reset(task)
+            assert (await env.evaluate()).reward == 0.0
