@@ -159,8 +159,11 @@ class RolloutService:
         """Sets what the workers should serve and returns at once: /status tells their progress."""
         body = await read_json(request, 2**20)
         version, path = body.get("policy_version"), body.get("path")
-        is_integer = isinstance(version, int) and not isinstance(version, bool)
-        if not is_integer or not 0 <= version <= openapi.MAX_VERSION:
+        if (
+            not isinstance(version, int)
+            or isinstance(version, bool)
+            or not 0 <= version <= openapi.MAX_VERSION
+        ):
             raise bad_request(
                 f"policy_version = {version!r:.40} must be an integer from 0 to "
                 f"{openapi.MAX_VERSION}"
@@ -189,8 +192,11 @@ class RolloutService:
         )
 
     async def openapi(self) -> Response:
-        limits = {"min_temperature": MIN_TEMPERATURE, "max_context": self._defaults.max_context}
-        return json_response(openapi.document(**limits))
+        return json_response(
+            openapi.document(
+                min_temperature=MIN_TEMPERATURE, max_context=self._defaults.max_context
+            )
+        )
 
     async def health(self) -> Response:
         """200 while some worker is ready or about to be again."""
