@@ -39,7 +39,7 @@ import io
 import threading
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -109,7 +109,7 @@ class GuiEnv(gymnasium.Env[dict[str, Any], Any]):
         SetupError: there is no browser, or it does not start.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012  (Gymnasium's way)
 
     def __init__(
         self,
