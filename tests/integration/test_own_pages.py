@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -297,8 +298,10 @@ async def test_history_leads_back(site_url: str, play: Callable[..., Awaitable[A
 async def test_a_site_that_is_not_there_is_an_environment_error(
     play: Callable[..., Awaitable[Any]],
 ) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
     with pytest.raises(EnvError, match="ERR_CONNECTION_REFUSED"):
-        await play(site("http://127.0.0.1:9", "start"))
+        await play(site(f"http://127.0.0.1:{port}", "start"))
 
 
 async def test_a_suite_that_moves_by_wall_clock_fails_the_check(tmp_path: Path) -> None:

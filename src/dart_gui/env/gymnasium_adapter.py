@@ -109,7 +109,7 @@ class GuiEnv(gymnasium.Env[dict[str, Any], Any]):
         SetupError: there is no browser, or it does not start.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012 (as the base has it)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012  (Gymnasium's way)
 
     def __init__(
         self,
