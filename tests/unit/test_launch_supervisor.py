@@ -445,6 +445,15 @@ def test_training_stops_when_the_target_is_reached(world: World, supervisor: Sup
     assert "trainer" in [handle.name for handle in world.handles[num_started:]]
 
 
+def test_no_evaluation_begins_when_training_is_enough(world: World, supervisor: Supervisor) -> None:
+    """Ten versions pass while one is evaluated, so the next one is due the moment it ends."""
+    world.train_s = 1000.0
+    train_steps(world, every_s=0.5, rates=[0.4, 0.8])
+    configure(world, supervisor, DURING | {"run": {"target_success": 0.7}}).train()
+    assert [e["success_rate"] for e in events(world, "eval")] == [0.4, 0.8]
+    assert world.log.count("start evaluator") == 2
+
+
 def test_an_alarm_is_raised_once_and_may_stop_the_training(
     world: World, supervisor: Supervisor
 ) -> None:

@@ -210,9 +210,11 @@ class Supervisor:
 
         def is_enough() -> bool:
             self._mind_alarms()
-            self._mind_evaluation(self._during.next_job)
             finished = trainer.state is ProcessState.FINISHED
-            return finished or self._tools.watch.decision() is not None
+            if finished or self._tools.watch.decision() is not None:
+                return True
+            self._mind_evaluation(self._during.next_job)
+            return False
 
         self._until(is_enough, phase="training")
         train_step = int(self._folder.status("trainer").get("train_step", 0))
