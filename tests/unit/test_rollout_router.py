@@ -191,3 +191,13 @@ async def test_a_full_queue_says_when_to_come_again():
     assert router.queue_size == 3
     for task in waiting:
         task.cancel()
+
+
+async def test_a_request_that_is_sent_again_goes_elsewhere_where_it_can():
+    slots = ready_slots(2)
+    router = Router(slots, capacity=4)
+    home = await router.acquire("t", timeout_s=NEVER_S)
+    other = await router.acquire("t", timeout_s=NEVER_S, avoid={home})
+    assert other is not home
+    home.state = WorkerState.DEAD
+    assert await router.acquire("t", timeout_s=NEVER_S, avoid={home, other}) is other

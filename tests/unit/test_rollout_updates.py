@@ -70,13 +70,38 @@ def test_a_worker_that_is_down_delays_the_end():
     assert bench.states() == ["done"]
 
 
-def test_a_newer_version_supersedes_one_under_way():
+def test_a_newer_version_supersedes_one_that_nobody_has_begun():
     bench = Bench(1)
     bench.begin(1)
     bench.begin(2)
     assert bench.states() == ["superseded", "waiting"]
     bench.load(0, 2)
     assert bench.states() == ["superseded", "done"]
+
+
+def test_one_update_at_a_time_is_rolling():
+    bench = Bench()
+    bench.begin(1)
+    bench.load(0, 1)
+    bench.begin(2)
+    bench.slots[1].move(WorkerState.DRAINING)
+    assert bench.states() == ["rolling", "waiting"]
+    bench.slots[1].move(WorkerState.LOADING)
+    bench.slots[1].policy_version = 1
+    bench.slots[1].move(WorkerState.READY)
+    assert bench.states() == ["done", "waiting"]
+    for index in range(2):
+        bench.load(index, 2)
+    assert bench.states() == ["done", "done"]
+
+
+def test_an_update_is_done_when_every_worker_has_it_or_a_newer_one():
+    bench = Bench()
+    bench.begin(1)
+    bench.load(0, 1)
+    bench.begin(2)
+    bench.load(1, 2)
+    assert bench.states() == ["done", "rolling"]
 
 
 def test_a_refusal_ends_the_job_with_its_reason():

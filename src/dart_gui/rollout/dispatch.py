@@ -18,6 +18,8 @@ from dart_gui.rollout.worker_process import WorkerAnswer, WorkerGoneError, Worke
 log = logging.getLogger(__name__)
 # A request that has brought three workers down is the likely cause of it.
 MAX_SENDS = 3
+# More than one request can cause by itself.
+MAX_STRIKES = 4
 
 
 class Dispatcher:
@@ -36,6 +38,7 @@ class Dispatcher:
         self._telemetry = telemetry or Telemetry()
         self._clock = clock
         self._answered_at: dict[str, float] = {}
+        self._strikes: dict[WorkerProcess, int] = {}
         self.num_in_flight = 0
 
     async def complete(
@@ -50,7 +53,7 @@ class Dispatcher:
 
         Raises:
             ApiError: 429 where too many wait, 503 where no worker took it in time, 504 where none
-                answered, 502 after MAX_SENDS workers died.
+                answered, 502 after MAX_SENDS workers died or answered nonsense.
         """
         started_at = self._clock()
         limit_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
@@ -75,22 +78,28 @@ class Dispatcher:
         trajectory_id: str,
         deadline: float,
     ) -> WorkerAnswer:
+        last: WorkerGoneError | None = None
+        tried: set[WorkerSlot] = set()
         for _ in range(MAX_SENDS):
-            slot = await self._acquire(trajectory_id, deadline)
+            slot = await self._acquire(trajectory_id, deadline, tried)
+            tried.add(slot)
             try:
                 return await self._send(slot, request, images, deadline)
             except WorkerGoneError as error:
+                last = error
                 log.warning("a request is sent again: %s", error)
                 self._telemetry.num_resends += 1
             finally:
                 self._router.release(slot)
-        raise ApiError(502, "worker_error", f"{MAX_SENDS} workers died while they had this request")
+        raise ApiError(502, "worker_error", f"no answer after {MAX_SENDS} tries: {last}")
 
-    async def _acquire(self, trajectory_id: str, deadline: float) -> WorkerSlot:
+    async def _acquire(
+        self, trajectory_id: str, deadline: float, tried: set[WorkerSlot]
+    ) -> WorkerSlot:
         asked_at = self._clock()
         try:
             slot = await self._router.acquire(
-                trajectory_id, timeout_s=max(0.0, deadline - asked_at)
+                trajectory_id, timeout_s=max(0.0, deadline - asked_at), avoid=tried
             )
         except QueueTimeoutError as error:
             raise ApiError(503, "overloaded", str(error)) from None
@@ -108,7 +117,7 @@ class Dispatcher:
         deadline: float,
     ) -> WorkerAnswer:
         process = self._fleet.process(slot)
-        sent_at = self._clock()
+        sent_at, version = self._clock(), slot.policy_version
         try:
             async with asyncio.timeout(max(0.0, deadline - sent_at)):
                 answer = await process.generate(request, images)
@@ -126,8 +135,19 @@ class Dispatcher:
         self._answered_at[slot.worker_id] = self._clock()
         if answer.status == 409:
             raise WorkerGoneError(f"{slot.worker_id} takes no requests")
+        if fault := answer.fault(version):
+            self._strike(process, fault)
+            raise WorkerGoneError(f"{slot.worker_id} answered {fault}")
+        self._strikes.pop(process, None)
         slot.num_completed += answer.status == 200
         return answer
+
+    def _strike(self, process: WorkerProcess, fault: str) -> None:
+        """One bad answer may be the request's fault; several in a row, to any, are the worker's."""
+        self._strikes[process] = self._strikes.get(process, 0) + 1
+        if self._strikes[process] >= MAX_STRIKES:
+            del self._strikes[process]
+            self._fleet.fail(process, f"{MAX_STRIKES} bad answers in a row, the last one {fault}")
 
     def _judge(self, process: WorkerProcess, sent_at: float) -> None:
         """Half the time limit without an answer to anybody is a worker that hangs."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from dart_gui.errors import PolicyError
@@ -36,6 +36,7 @@ class QueueTimeoutError(PolicyError):
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
     trajectory_id: str
+    avoid: Collection[WorkerSlot]
     future: asyncio.Future[WorkerSlot]
 
 
@@ -70,8 +71,11 @@ class Router:
     def queue_size(self) -> int:
         return len(self._queue)
 
-    async def acquire(self, trajectory_id: str, *, timeout_s: float) -> WorkerSlot:
-        """A place at a worker, to be given back by :meth:`release`.
+    async def acquire(
+        self, trajectory_id: str, *, timeout_s: float, avoid: Collection[WorkerSlot] = ()
+    ) -> WorkerSlot:
+        """A place at a worker, to be given back by :meth:`release`; at one of ``avoid`` only where no
+        other one has room.
 
         Raises:
             QueueFullError: too many wait already.
@@ -84,7 +88,7 @@ class Router:
                 f"{retry_after_s:.0f} s",
                 retry_after_s,
             )
-        waiter = _Waiter(trajectory_id, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(trajectory_id, avoid, asyncio.get_running_loop().create_future())
         self._queue.append(waiter)
         self._match()
         try:
@@ -118,7 +122,7 @@ class Router:
 
     def _match(self) -> None:
         while self._queue:
-            slot = self._choose(self._queue[0].trajectory_id)
+            slot = self._choose(self._queue[0])
             if slot is None:
                 return
             waiter = self._queue.popleft()
@@ -129,11 +133,12 @@ class Router:
             self._remember(waiter.trajectory_id, slot)
             waiter.future.set_result(slot)
 
-    def _choose(self, trajectory_id: str) -> WorkerSlot | None:
+    def _choose(self, waiter: _Waiter) -> WorkerSlot | None:
         """A full sticky worker does not hold its trajectory back while another one has room."""
         free = [slot for slot in self._slots if self._has_room(slot)]
+        free = [slot for slot in free if slot not in waiter.avoid] or free
         least = min(free, key=lambda slot: (slot.num_in_flight, slot.num_completed), default=None)
-        sticky = self._sticky.get(trajectory_id)
+        sticky = self._sticky.get(waiter.trajectory_id)
         if least is None or sticky is None:
             return least
         hot = sticky.num_in_flight > least.num_in_flight + self._max_imbalance

@@ -1,8 +1,8 @@
 """Weight updates as jobs that can be watched: one for each published version.
 
 A job's state is read off the workers, not told by whoever brings it about: a service that was
-restarted goes on where it was. Updates are serial: a newer version supersedes one under way, since
-workers only ever go to the newest.
+restarted goes on where it was. Updates are serial: one at a time is rolling, and one that no worker
+has begun when a newer version comes is superseded.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Updates:
             slot.listeners.append(self.observe)
 
     def begin(self, weights: WeightsRef) -> UpdateJob:
-        """The job of a version that was just accepted; those before it that have not ended are
+        """The job of a version that was just accepted; those that no worker has begun are
         superseded."""
         job = UpdateJob(
             update_id=f"update-{weights.policy_version}",
@@ -95,8 +95,10 @@ class Updates:
             state=UpdateState.WAITING,
             created_at=self._now(),
         )
+        self.observe()
         for other in self._open():
-            self._move(other, UpdateState.SUPERSEDED)
+            if other.state is UpdateState.WAITING:
+                self._move(other, UpdateState.SUPERSEDED)
         self._jobs[job.update_id] = job
         for old in list(self._jobs)[:-_MAX_REMEMBERED]:
             del self._jobs[old]
@@ -115,7 +117,7 @@ class Updates:
     def observe(self) -> None:
         changed = False
         for job in self._open():
-            state, error = self._look(job)
+            state, error = self._look(job, is_first=job is self._open()[0])
             if state is not job.state:
                 self._move(job, state, error)
                 changed = True
@@ -125,7 +127,7 @@ class Updates:
     def _open(self) -> list[UpdateJob]:
         return [job for job in self._jobs.values() if not job.ended]
 
-    def _look(self, job: UpdateJob) -> tuple[UpdateState, str | None]:
+    def _look(self, job: UpdateJob, *, is_first: bool) -> tuple[UpdateState, str | None]:
         version = job.weights.policy_version
         if reason := self._refusal(version):
             return UpdateState.FAILED, reason
@@ -137,7 +139,8 @@ class Updates:
         if all(serving):
             return UpdateState.DONE, None
         under_way = (WorkerState.DRAINING, WorkerState.LOADING)
-        if any(serving) or any(slot.state in under_way for slot in self._slots):
+        is_begun = is_first and any(slot.state in under_way for slot in self._slots)
+        if any(serving) or is_begun:
             return UpdateState.ROLLING, None
         return job.state, None
 

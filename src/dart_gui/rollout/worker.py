@@ -42,6 +42,7 @@ from dart_gui.types import WeightsRef
 log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 64 * 2**20
 BUSY_HEADER = "x-busy-s"
+VERSION_HEADER = "x-policy-version"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,14 +160,19 @@ class WorkerApp:
         )
         if self._engine.policy_version != version:
             raise ApiError(500, "mixed_versions", "the weights changed under a request")
-        body = completion_body(
-            result,
-            chat,
-            policy_version=version,
-            worker_id=self._worker_id,
-            now=self._clock(),
-        )
+        try:
+            body = completion_body(
+                result,
+                chat,
+                policy_version=version,
+                worker_id=self._worker_id,
+                now=self._clock(),
+            )
+        except ValueError as error:
+            text = f"the engine's answer contradicts itself: {error}"
+            raise ApiError(500, "engine_error", text) from None
         response = json_response(body)
+        response.headers[VERSION_HEADER] = str(version)
         response.headers[BUSY_HEADER] = f"{self._engine.busy_s:.3f}"
         return response
 

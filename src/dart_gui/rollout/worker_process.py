@@ -21,7 +21,7 @@ from dart_gui.rollout.chat import ChatRequest
 from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.rollout.httpd import ApiError
 from dart_gui.rollout.states import WorkerSlot
-from dart_gui.rollout.worker import BUSY_HEADER, WorkerSettings
+from dart_gui.rollout.worker import BUSY_HEADER, VERSION_HEADER, WorkerSettings
 from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,20 @@ class LoadBusyError(PolicyError):
 class WorkerAnswer:
     status: int
     body: bytes
+    policy_version: int | None = None  # that the worker says it answered at
+
+    def fault(self, expected_version: int) -> str:
+        """Why this is no answer to a completion, empty where it is one. The body is not parsed: it
+        is whole by its length, and what it says is checked where it is used."""
+        if self.status >= 500:
+            return f"HTTP {self.status}: {self.error().get('message', '')}"
+        if self.status != 200:
+            return ""
+        if not (self.body.startswith(b'{"id":') and self.body.endswith(b"}")):
+            return f"something else than a completion: {self.body[:60]!r}"
+        if self.policy_version != expected_version:
+            return f"version {self.policy_version} instead of {expected_version}"
+        return ""
 
     def error(self) -> dict[str, Any]:
         try:
@@ -215,7 +229,8 @@ class WorkerProcess:
             ) from None
         if busy := response.headers.get(BUSY_HEADER):
             self.slot.busy_s = self._busy_before + float(busy)
-        return WorkerAnswer(response.status, content)
+        version = response.headers.get(VERSION_HEADER, "")
+        return WorkerAnswer(response.status, content, int(version) if version.isdigit() else None)
 
     async def wait(self) -> int:
         """The exit status of the process."""

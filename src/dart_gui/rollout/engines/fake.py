@@ -1,6 +1,7 @@
 """A scripted engine for tests and dry runs: no model, the same contract as the real ones.
 
-Its model folder may hold ``fake_engine.json``: ``{"replies": [...], "latency_s": 0.05}``. The reply
+Its model folder may hold ``fake_engine.json``: ``{"replies": [...], "latency_s": 0.05}``, and
+``"fault": "lengths"`` to answer with ids that lack their log-probabilities. The reply
 of a turn is the one at the number of assistant messages in the prompt, from the start again at the
 end of the script. Without a script it clicks somewhere that the seed decides, and its thought names
 the policy versions at the beginning and at the end of the request, so that a mixture would show.
@@ -44,6 +45,7 @@ def run_later(delay_s: float, action: Callable[[], None]) -> None:
 class FakeScript:
     replies: tuple[str, ...] = ()
     latency_s: float = 0.0
+    fault: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> FakeScript:
@@ -55,7 +57,8 @@ class FakeScript:
             return cls()
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
-            return cls(tuple(tree.get("replies", ())), float(tree.get("latency_s", 0.0)))
+            replies = tuple(tree.get("replies", ()))
+            return cls(replies, float(tree.get("latency_s", 0.0)), str(tree.get("fault", "")))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not a script of the fake engine: {error}") from None
 
@@ -173,7 +176,7 @@ class FakeEngine:
             text="".join(chunks),
             prompt_ids=prompt_ids,
             response_ids=ids,
-            rollout_logprobs=[-rng.random() for _ in ids],
+            rollout_logprobs=[-rng.random() for _ in ids][self._script.fault == "lengths" :],
             entropies=[rng.random() for _ in ids],
             image_hashes=hashes,
             finish_reason="stop" if stopped else "length",

@@ -51,8 +51,13 @@ async def _alternatives(
 ) -> dict[str, float]:
     body = translator.body(_request(temperature=temperature, max_tokens=1), "probe")
     answer = await api.chat(body)
-    (item,) = answer["choices"][0]["logprobs"]["content"]
-    return {other["token"]: float(other["logprob"]) for other in item["top_logprobs"]}
+    try:
+        (item,) = answer["choices"][0]["logprobs"]["content"]
+        return {other["token"]: float(other["logprob"]) for other in item["top_logprobs"]}
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ServerFailedError(
+            f"no log-probabilities in the answer to a probe: {error!r}"
+        ) from None
 
 
 def _request(*, temperature: float, max_tokens: int) -> EngineRequest:
