@@ -56,7 +56,9 @@ def test_an_unknown_task_names_the_nearest(name: str) -> None:
 
 
 def test_an_unknown_suite_names_the_nearest_and_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean miniwob\?.* The suites are: desktop-mini, miniwob"):
+    with pytest.raises(
+        ConfigError, match=r"did you mean miniwob\?.* The suites are: desktop-mini, miniwob"
+    ):
         get_suite("miniwop")
 
 
