@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from dart_gui.config import EnvConfig
 from dart_gui.env.desktop.cluster import DesktopCluster
 from dart_gui.env.desktop.env import Pace
-from dart_gui.env.desktop.mini import NAME, VERSION, mini_tasks
+from dart_gui.env.desktop.mini import FOLDER, NAME, VERSION
 from dart_gui.env.desktop.pool import DesktopPool, DesktopSource
-from dart_gui.env.desktop.tasks import TaskSource
+from dart_gui.env.desktop.tasks import TaskFolder, TaskSource
 from dart_gui.env.providers.limits import Limits
 from dart_gui.env.providers.private import PrivateXvfbProvider
 from dart_gui.env.providers.xvfb import check_machine
 from dart_gui.env.server.client import ServerSource
 from dart_gui.env.suites import Suite
-from dart_gui.errors import AuthError
+from dart_gui.errors import AuthError, SetupError
+from dart_gui.types import Task
+
+PROGRAMS = {  # what an application of OSWorld's names is on Debian
+    "mousepad": "mousepad",
+    "terminal": "xterm",
+    "libreoffice_calc": "soffice",
+    "libreoffice_writer": "soffice",
+}
 
 
 def open_desktops(config: EnvConfig, tasks: TaskSource) -> DesktopCluster:
@@ -58,23 +68,51 @@ def read_server_token(config: EnvConfig) -> str:
     return token
 
 
-def _open_mini(config: EnvConfig) -> DesktopCluster:
-    return open_desktops(config, mini_tasks())
-
-
-def _check_machine(config: EnvConfig) -> str:
+def _check_machine(config: EnvConfig, programs: Iterable[str]) -> str:
     if config.servers:
         read_server_token(config)
         return f"desktops of {', '.join(config.servers)}"
     check_machine()
+    if missing := sorted(program for program in programs if not shutil.which(program)):
+        raise SetupError(
+            f"the tasks need {', '.join(missing)}, not found on this machine: install them (Debian: "
+            "mousepad; libreoffice-calc libreoffice-writer for soffice), or name others in env.tasks"
+        )
     return f"Xvfb desktops of {config.desktop_width} x {config.desktop_height} on this machine"
 
 
-SUITE = Suite(
-    name=NAME,
-    task_ids=mini_tasks().task_ids,
-    default_tasks=mini_tasks().task_ids,
-    env_version=VERSION,
-    open_cluster=_open_mini,
-    check_machine=_check_machine,
-)
+def desktop_suite(name: str, folder: Path, *, version: str) -> Suite:
+    """The tasks in a folder of JSON files of OSWorld's format as a suite; see ``tasks``. Those of office
+    programs, which not every machine has, are there and not among the default tasks.
+
+    ``version`` changes whenever the same actions would lead to something else.
+
+    Raises:
+        ConfigError: there is no task, or a file is none.
+    """
+    tasks = TaskFolder(folder, name=name)
+    programs = {task_id: programs_of(tasks, task_id) for task_id in tasks.task_ids}
+    light = tuple(task_id for task_id, needed in programs.items() if "soffice" not in needed)
+    default = light or tasks.task_ids
+
+    def check(config: EnvConfig) -> str:
+        needed = {name for task_id in config.tasks or default for name in programs.get(task_id, ())}
+        return _check_machine(config, needed)
+
+    return Suite(
+        name=name,
+        task_ids=tasks.task_ids,
+        default_tasks=default,
+        env_version=version,
+        open_cluster=lambda config: open_desktops(config, tasks),
+        check_machine=check,
+    )
+
+
+def programs_of(tasks: TaskFolder, task_id: str) -> frozenset[str]:
+    """What must be installed for a task."""
+    apps = tasks.instantiate(Task(task_id=task_id, seed=0)).related_apps
+    return frozenset(PROGRAMS[app] for app in apps if app in PROGRAMS)
+
+
+SUITE = desktop_suite(NAME, FOLDER, version=VERSION)

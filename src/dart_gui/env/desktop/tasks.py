@@ -64,6 +64,7 @@ class DesktopTask:
     instruction: str
     config: tuple[SetupStep, ...]
     evaluator: Evaluator
+    related_apps: tuple[str, ...] = ()
     solution: tuple[Action, ...] = ()  # earns 1
     near_miss: tuple[Action, ...] = ()  # earns 0
 
@@ -143,6 +144,7 @@ def parse(text: Mapping[str, Any], *, task_id: str) -> DesktopTask:
             instruction=str(text["instruction"]),
             config=_steps(text.get("config", [])),
             evaluator=_evaluator(text["evaluator"]),
+            related_apps=tuple(text.get("related_apps", [])),
             solution=tuple(ACTIONS.validate_python(text.get("solution", []))),
             near_miss=tuple(ACTIONS.validate_python(text.get("near_miss", []))),
         )

@@ -47,11 +47,11 @@ class PrivateXvfbProvider:
         self._base.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._base.stat().st_uid != os.getuid():
             raise SetupError(f"{self._base} belongs to somebody else: set TMPDIR to another folder")
-        self._claim()
+        root = self._claim()
         for folder in self._base.iterdir():
             if not folder.name.startswith(_UNLOCKED):
                 await self._remove_if_left(folder)
-        self._inner = self._make(self._root / "d", **self._settings)
+        self._inner = self._make(root / "d", **self._settings)
         await self._inner.start()
 
     def warnings(self) -> list[str]:
@@ -82,11 +82,12 @@ class PrivateXvfbProvider:
             raise RuntimeError("the provider was not started")
         return self._inner
 
-    def _claim(self) -> None:
+    def _claim(self) -> Path:
         """A folder, locked before others look at it."""
         made = Path(tempfile.mkdtemp(prefix=_UNLOCKED, dir=self._base))
         self._lock = _locked(made)
         self._root = made.rename(made.with_name(made.name.removeprefix(_UNLOCKED)))
+        return self._root
 
     async def _remove_if_left(self, folder: Path) -> None:
         lock = _locked(folder)

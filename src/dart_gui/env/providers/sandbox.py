@@ -93,15 +93,16 @@ def _mounts(spec: SandboxSpec, files: DataFiles) -> list[str]:
             argv += ["--ro-bind-try", path, path]
     for descriptor, path in ((files.passwd, "/etc/passwd"), (files.group, "/etc/group")):
         argv += ["--perms", "0644", "--ro-bind-data", str(descriptor), path]
-    for path in python_paths():
-        for parent in reversed(Path(path).parents[:-1]):
-            argv += ["--perms", "0755", "--dir", str(parent)]  # else with the rights of the folder
-        argv += ["--ro-bind", path, path]
     argv += ["--proc", "/proc", "--dev", "/dev"]
     homes = os.path.dirname(HOME)
     for path, size_mb in (("/dev/shm", spec.shm_mb), ("/tmp", spec.tmp_mb), (homes, spec.home_mb)):
         argv += ["--perms", "1777", "--size", str(size_mb << 20), "--tmpfs", path]
     argv += ["--perms", "1777", "--size", str(16 << 20), "--tmpfs", "/run", "--chdir", "/"]
+    # After the file systems in memory: an environment in a user's home would be hidden by them.
+    for path in python_paths():
+        for parent in reversed(Path(path).parents[:-1]):
+            argv += ["--perms", "0755", "--dir", str(parent)]  # else with the rights of the folder
+        argv += ["--ro-bind", path, path]
     return [*argv, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 

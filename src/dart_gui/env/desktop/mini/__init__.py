@@ -7,9 +7,10 @@ from pathlib import Path
 from dart_gui.env.desktop.tasks import TaskFolder
 
 NAME = "desktop-mini"
+FOLDER = Path(__file__).parent
 VERSION = "desktop-mini.v1"
 """Changes whenever the same (task, seed, actions) would give other screens or rewards."""
 
 
 def mini_tasks() -> TaskFolder:
-    return TaskFolder(Path(__file__).parent, name=NAME)
+    return TaskFolder(FOLDER, name=NAME)
