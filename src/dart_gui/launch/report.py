@@ -153,7 +153,7 @@ def success_table(evals: Sequence[Event]) -> str:
         if matching:
             shown.append((title, matching[-1]))
     if not shown:
-        return "No evaluation has been made in this run: `dart-gui eval` makes one."
+        return "No evaluation has been made before or after training: `dart-gui eval` makes one."
     tasks = sorted({task for _, event in shown for task in _per_task(event)})
     lines = [
         "| task | " + " | ".join(title for title, _ in shown) + " |",
