@@ -272,6 +272,9 @@ class TrainConfig(Section):
     """Groups with variance that one train step takes."""
     lr: float = Field(default=1e-4, ge=0)
     warmup_steps: NonNegativeInt = 5
+    lr_end: Fraction = 1.0
+    """Learning rate at the end of the run, as a share of ``lr``: it falls linearly with the share of
+    ``run.max_train_steps`` or ``run.max_time_s`` that is over. 1 keeps it constant."""
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)

@@ -183,6 +183,14 @@ def test_microbatches_do_not_change_the_update():
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
 
+def test_the_learning_rate_falls_with_the_progress_of_the_run():
+    trainer = make_trainer(lr_end=0.2)
+    rates = [trainer.learning_rate(progress) for progress in (0.0, 0.5, 1.0)]
+    assert rates == pytest.approx([1e-4, 0.6e-4, 0.2e-4])
+    assert trainer.step(make_batch(trainer.policy), progress=0.5)["lr"] == pytest.approx(0.6e-4)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.6e-4)
+
+
 def test_a_checkpoint_continues_exactly(tmp_path):
     trainer = make_trainer()
     batch = make_batch(trainer.policy)

@@ -91,6 +91,13 @@ class TrainLoop:
         steps_done = 0 < run.max_train_steps <= self.train_step
         return steps_done or self.elapsed_s >= run.max_time_s
 
+    @property
+    def progress(self) -> float:
+        """Share of the run that is over, 0 to 1, by whichever limit is nearer."""
+        run = self._config.run
+        steps = self.train_step / run.max_train_steps if run.max_train_steps else 0.0
+        return min(1.0, max(steps, self.elapsed_s / run.max_time_s))
+
     def restore(self) -> None:
         """Start from the newest durable checkpoint, or from the initial model as version 0."""
         for folder in ("weights", "checkpoints"):
@@ -124,7 +131,7 @@ class TrainLoop:
         self._checkpoint()
 
     def _train(self, batch: Batch, *, wait_s: float) -> None:
-        measured = self._trainer.step(batch)
+        measured = self._trainer.step(batch, progress=self.progress)
         self.train_step = batch.train_step
         save_started = self._monotonic()
         folder = self._run_dir / "weights" / f"v{self._next_version():06d}"

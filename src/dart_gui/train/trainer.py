@@ -99,25 +99,25 @@ class Trainer:
         )
         self.num_updates = 0
 
-    def learning_rate(self) -> float:
-        """Linear warm-up over ``warmup_steps`` optimizer updates, constant after it."""
-        return self._config.lr * min(
-            1.0, (self.num_updates + 1) / max(1, self._config.warmup_steps)
-        )
+    def learning_rate(self, progress: float = 0.0) -> float:
+        """Linear warm-up over ``warmup_steps`` optimizer updates; meanwhile and after it, linear in
+        ``progress`` (0 to 1, of the run) towards ``lr_end`` of ``lr``."""
+        warmup = min(1.0, (self.num_updates + 1) / max(1, self._config.warmup_steps))
+        return self._config.lr * warmup * (1 - (1 - self._config.lr_end) * progress)
 
-    def step(self, batch: Batch) -> dict[str, Any]:
-        """Train on ``batch`` and return its measurements."""
+    def step(self, batch: Batch, *, progress: float = 0.0) -> dict[str, Any]:
+        """Train on ``batch`` and return its measurements; ``progress`` sets the learning rate."""
         started = time.perf_counter()
         stats = StepStats()
         parts = minibatches(batch, self._config.num_minibatches)
         old = [self._old_logprobs(part) for part in parts]
         for samples, old_logprobs in zip(parts, old, strict=True):
-            self._update(samples, old_logprobs, stats)
+            self._update(samples, old_logprobs, stats, progress)
         means = stats.means()
         return {
             "loss": stats.loss / len(parts),
             "grad_norm": stats.grad_norm / len(parts),
-            "lr": self.learning_rate(),
+            "lr": self.learning_rate(progress),
             "entropy": means["entropy"],
             "kl_rollout": means["kl_rollout"],
             "kl_reference": means.get("kl_reference", 0.0),
@@ -149,7 +149,11 @@ class Trainer:
         return response_logprobs(self.policy, samples, self.pixels)
 
     def _update(
-        self, samples: list[Sample], old_logprobs: list[Tensor] | None, stats: StepStats
+        self,
+        samples: list[Sample],
+        old_logprobs: list[Tensor] | None,
+        stats: StepStats,
+        progress: float,
     ) -> None:
         """One optimizer update over ``samples``, accumulated micro-batch by micro-batch."""
         self.policy.network.train()
@@ -165,7 +169,7 @@ class Trainer:
             return
         stats.grad_norm += float(norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate(progress)
         self.optimizer.step()
         self.num_updates += 1
 
