@@ -132,12 +132,9 @@ class _Reader:
         return action
 
     def point(self, arguments: Mapping[str, Any], key: str = "coordinate") -> Point:
-        value = arguments.get(key)
-        if (
-            not isinstance(value, list)
-            or len(value) != 2
-            or not all(type(item) in (int, float) for item in value)
-        ):
+        value: Any = arguments.get(key)
+        is_pair = isinstance(value, list) and len(value) == 2
+        if not is_pair or not all(type(item) in (int, float) for item in value):
             raise ReplyError(
                 f"{arguments['action']} needs {key}: [x, y], got {excerpt(repr(value))}"
             )
@@ -186,9 +183,8 @@ def _keys(_: _Reader, arguments: Mapping[str, Any]) -> Action:
 
 def _scroll(reader: _Reader, arguments: Mapping[str, Any]) -> Action:
     """Positive pixels scroll up, as the wheel does; those of hscroll to the right."""
-    pixels = arguments.get("pixels")
-    is_number = isinstance(pixels, int | float) and not isinstance(pixels, bool)
-    if pixels is None or not is_number or pixels == 0 or pixels != pixels:
+    pixels: Any = arguments.get("pixels")
+    if type(pixels) not in (int, float) or pixels == 0 or pixels != pixels:
         raise ReplyError(f"{arguments['action']} needs pixels, not 0, got {excerpt(repr(pixels))}")
     point = reader.point(arguments) if "coordinate" in arguments else None
     if arguments["action"] == "hscroll":

@@ -24,7 +24,7 @@ from dart_gui.compat.url_token import UrlToken
 from dart_gui.config import CompatConfig
 from dart_gui.errors import DartError, DataError, PolicyError, boundary
 from dart_gui.rollout.httpd import ApiError, json_response, read_json
-from dart_gui.rollout.service import RolloutService
+from dart_gui.rollout.routes import RolloutService
 from dart_gui.rollout.states import WorkerSlot, WorkerState
 from dart_gui.rollout.worker import MAX_REQUEST_BYTES
 from dart_gui.types import WeightsRef

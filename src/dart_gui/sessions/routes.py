@@ -29,7 +29,7 @@ from dart_gui.data.sampler import RoundRobinSampler
 from dart_gui.errors import DartError, DataError
 from dart_gui.rollout.client import parse_completion
 from dart_gui.rollout.httpd import ApiError, json_response, read_json
-from dart_gui.rollout.service import RolloutService
+from dart_gui.rollout.routes import RolloutService
 from dart_gui.rollout.states import WorkerState
 from dart_gui.rollout.worker import MAX_REQUEST_BYTES
 from dart_gui.rollout.worker_process import WorkerAnswer
