@@ -128,6 +128,21 @@ async def test_a_start_can_be_waited_for(tmp_path: Path) -> None:
         assert answer["token"]["num_leased"] == 1  # a failed start costs no quota
 
 
+async def test_a_lease_does_not_expire_while_its_client_waits(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server, server.as_(ANN) as ann:
+        server.provider.hold_boot.clear()
+        waiting = asyncio.create_task(lease(ann, ttl_s=1))
+        await until(lambda: server.service.status().num_booting == 1)
+        (starting,) = server.service.live()
+        for _ in range(3):
+            before = server.service.live()[0].expires_at
+            server.clock.advance(0.9)
+            await until(lambda before=before: server.service.live()[0].expires_at > before)  # type: ignore[misc]
+            await server.service.reap()
+        server.provider.hold_boot.set()
+        assert await waiting == starting.lease_id
+
+
 async def test_the_guest_api_goes_through_the_server(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, server.as_(ANN) as ann:
         lease_id = await lease(ann)

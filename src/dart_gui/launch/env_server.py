@@ -58,6 +58,10 @@ def run(options: ServerOptions) -> int:
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
     options.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if options.folder.stat().st_uid != os.getuid():
+        raise ConfigError(
+            f"the folder {options.folder} belongs to somebody else: give another --dir"
+        )
     asyncio.run(_serve(options))
     return 0
 

@@ -21,6 +21,7 @@ from dart_gui.env.providers import processes
 from dart_gui.env.providers.limits import ControlGroups, Limits
 from dart_gui.env.providers.protocol import Desktop, Usage
 from dart_gui.env.providers.sandbox import (
+    HOME,
     DataFiles,
     SandboxSpec,
     account_files,
@@ -202,6 +203,11 @@ def check_machine() -> None:
     lacking = [name for name in ("Xlib", "mss") if importlib.util.find_spec(name) is None]
     if lacking:
         raise SetupError(f"desktops need {', '.join(lacking)}: pip install 'dart-gui[desktop]'")
+    inside = [path for path in python_paths() if f"{path}/".startswith(f"{HOME}/")]
+    if inside:
+        raise SetupError(
+            f"{inside[0]} lies in {HOME}, which is the home within a desktop: move it elsewhere"
+        )
     closed = unreadable(python_paths(), as_root=os.geteuid() == 0)
     if closed:
         raise SetupError(

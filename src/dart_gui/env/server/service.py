@@ -121,15 +121,17 @@ class EnvService:
         return lease
 
     async def wait_started(self, lease_id: str, *, timeout_s: float) -> Lease:
-        """The lease as soon as it is no longer starting, or after ``timeout_s`` as it is."""
-
-        def is_decided() -> bool:
-            return self._table.get(lease_id).state is not LeaseState.STARTING
-
-        async with self._changed:
+        """The lease as soon as it is no longer starting, or after ``timeout_s`` as it is. Who waits is
+        there: meanwhile the lease does not expire."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while (lease := self._table.get(lease_id)).state is LeaseState.STARTING:
+            left_s = deadline - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                break
+            self._table.heartbeat(lease_id)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(is_decided), timeout_s)
-        return self._table.get(lease_id)
+                await asyncio.wait_for(self._decided(lease_id), min(left_s, lease.ttl_s / 2))
+        return lease
 
     def get(self, lease_id: str, token: Token) -> Lease:
         """Raises ``UnknownLeaseError`` for somebody else's, but to an administrator."""
@@ -242,6 +244,13 @@ class EnvService:
             await self._pool.give_back(desktop)
         await self._notify()
         return lease
+
+    async def _decided(self, lease_id: str) -> None:
+        """Until the lease is no longer starting."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self._table.get(lease_id).state is not LeaseState.STARTING
+            )
 
     async def _notify(self) -> None:
         async with self._changed:
