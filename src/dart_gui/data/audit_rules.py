@@ -234,23 +234,31 @@ def _trajectory_versions(
 
 
 def _staleness(rows: Snapshot, pacing: Pacing) -> Iterator[Finding]:
-    """Of what was consumed, worked out again from the versions."""
-    worst: dict[int, int] = {}
+    """Of what was consumed, worked out again from the versions that were published by then."""
+    ages: dict[int, int] = {}  # in train steps, as reported
+    places: dict[int, int] = {}  # on the ladder, which is what the bound holds for
     for row in rows.trajectories.values():
         group = rows.groups.get(row.group_id)
         batch = rows.batches.get(group.batch_id) if group is not None else None
         if group is None or batch is None:
             continue
-        age = max(0, batch.trainer_version - row.version_min - group.version_shift)
-        worst[batch.id] = max(age, worst.get(batch.id, 0))
-    for batch_id, age in worst.items():
+        steps = {
+            version: published.train_step
+            for version, published in rows.versions.items()
+            if row.version_min <= version <= batch.trainer_version
+        }
+        age = staleness.distance(steps, row.version_min, batch.train_step - 1)
+        place = batch.trainer_version - row.version_min - group.version_shift
+        ages[batch.id] = max(age, ages.get(batch.id, 0))
+        places[batch.id] = max(place, places.get(batch.id, 0))
+    for batch_id, age in ages.items():
         batch = rows.batches[batch_id]
         what = f"batch {batch_id} of train step {batch.train_step}"
         if age != batch.staleness_max:
             yield _defect(f"{what} says staleness_max {batch.staleness_max}, its rows give {age}")
-        if age > pacing.max_staleness:
+        if places[batch_id] > pacing.max_staleness:
             yield Finding(
-                f"{what} was trained at staleness {age}, data.max_staleness is "
+                f"{what} was trained at staleness {places[batch_id]}, data.max_staleness is "
                 f"{pacing.max_staleness}. If that was lowered since then, all is well; else {DEFECT}"
             )
 

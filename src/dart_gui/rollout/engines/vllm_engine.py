@@ -84,8 +84,6 @@ class VllmEngine:
         self._failed = ""
         self._load = EngineLoad()
         self._swapping = False
-        self._digest: str  # of the weights in service, as their files have them
-        self._fingerprint: Fingerprint  # of the same, as the server has them
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
