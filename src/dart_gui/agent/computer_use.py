@@ -132,7 +132,7 @@ class _Reader:
         return action
 
     def point(self, arguments: Mapping[str, Any], key: str = "coordinate") -> Point:
-        value = arguments.get(key)
+        value: Any = arguments.get(key)
         is_pair = isinstance(value, list) and len(value) == 2
         if not is_pair or not all(type(item) in (int, float) for item in value):
             raise ReplyError(
@@ -183,7 +183,7 @@ def _keys(_: _Reader, arguments: Mapping[str, Any]) -> Action:
 
 def _scroll(reader: _Reader, arguments: Mapping[str, Any]) -> Action:
     """Positive pixels scroll up, as the wheel does; those of hscroll to the right."""
-    pixels = arguments.get("pixels")
+    pixels: Any = arguments.get("pixels")
     if type(pixels) not in (int, float) or pixels == 0 or pixels != pixels:
         raise ReplyError(f"{arguments['action']} needs pixels, not 0, got {excerpt(repr(pixels))}")
     point = reader.point(arguments) if "coordinate" in arguments else None

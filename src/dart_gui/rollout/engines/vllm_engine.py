@@ -79,6 +79,8 @@ class VllmEngine:
         self._num_in_flight = 0
         self._busy_s = 0.0
         self._busy_since = 0.0
+        self._digest, self._label = "", ""  # of the weights in service
+        self._fingerprint = Fingerprint("", (), ())
         self._failed = ""
         self._load = EngineLoad()
         self._swapping = False
