@@ -105,10 +105,10 @@ def test_images_keep_their_order_and_repetitions(engine):
 
 
 def test_a_reply_depends_on_the_seed_and_on_nothing_else(engine):
-    # Hot: the shipped agent is sure of its first words on a page that it does not know.
-    first = answer(engine, seed=1, temperature=3.0)
-    assert answer(engine, seed=1, temperature=3.0).response_ids == first.response_ids
-    others = [answer(engine, seed=seed, temperature=3.0).response_ids for seed in range(2, 8)]
+    # hot: a model that is sure of itself says the same with every seed
+    first = answer(engine, seed=1, temperature=2.0)
+    assert answer(engine, seed=1, temperature=2.0).response_ids == first.response_ids
+    others = [answer(engine, seed=seed, temperature=2.0).response_ids for seed in range(2, 8)]
     assert any(ids != first.response_ids for ids in others)
 
 
