@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import resource
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,18 @@ from hypothesis import settings
 # A shared machine pauses a process for longer than the default deadline of 200 ms.
 settings.register_profile("dart-gui", deadline=None)
 settings.load_profile("dart-gui")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """A limit that a test sets on file sizes ends with its call: its report is written before its
+    fixtures close, and may go to a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
 
 TINY_AGENT = Path(__file__).resolve().parents[1] / "models" / "tiny-agent"
 VLLM_CONTEXT = 1024

@@ -321,7 +321,7 @@ def test_weights_are_served_though_their_number_cannot_be_kept(
     path = disk.path / "weights.json"
     write_json(path, {"policy_version": 1, "path": "/w/1"})
     disk.fill()
-    _remember(path, WeightsRef(policy_version=2, path="/w/" + "2" * 9000))
+    _remember(path, {"policy_version": 2, "path": "/w/" + "2" * 9000})
     assert "weights.json cannot be written" in caplog.text
     assert read_weights(path) == WeightsRef(policy_version=1, path="/w/1")
 

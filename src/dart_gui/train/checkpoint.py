@@ -105,7 +105,7 @@ def _whole(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}{PARTIAL}")
     try:
         with boundary(DataError, hint):
-            shutil.rmtree(partial, ignore_errors=True)
+            discard_partial(folder.parent)
             partial.mkdir(parents=True)
             yield partial
             _remove(folder)
