@@ -181,8 +181,8 @@ def dies_between_two_updates(trainer):
     """The weights are half a train step further than any checkpoint."""
     update = trainer._update
 
-    def fatal(samples, old, stats):
-        update(samples, old, stats)
+    def fatal(samples, old, stats, progress):
+        update(samples, old, stats, progress)
         if trainer.num_updates == 2 * NUM_TRAIN_STEPS - 1:
             raise Killed
 
