@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dart_gui.config import Config
 from dart_gui.data.records import Batch, BatchGroup, TrainTrajectory
 from dart_gui.errors import ConfigError
@@ -33,8 +31,6 @@ def warm_start(
     """Imitate ``trajectories`` with the model and the ``[train]`` settings of ``config``; the result
     is a model folder at ``out``. See :func:`imitate`.
     """
-    torch.set_num_threads(config.launch.threads)
-    torch.manual_seed(config.run.seed)
     trainer = build_trainer(config, read_image)
     imitate(
         trainer,
