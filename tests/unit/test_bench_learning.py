@@ -180,7 +180,7 @@ def test_runs_are_the_seeds_and_a_control_of_the_first(tmp_path: Path) -> None:
     made = specs(CONFIG, [4, 5], ["run.max_time_s=20"], tmp_path)
     assert [spec.name for spec in made] == ["seed-4", "seed-5", "control"]
     configs = [spec.config() for spec in made]
-    assert [(c.run.seed, c.train.lr) for c in configs] == [(4, 5e-4), (5, 5e-4), (4, 0.0)]
+    assert [(c.run.seed, c.train.lr) for c in configs] == [(4, 3e-4), (5, 3e-4), (4, 0.0)]
     assert {c.run.max_time_s for c in configs} == {20.0}
 
 
