@@ -78,6 +78,8 @@ def parse_request(
         ApiError: 400, naming the field and what it may be.
     """
     _refuse_unmodelled(body)
+    if not isinstance(body.get("model"), str | None):
+        raise bad_request(f"model = {body['model']!r:.40} must be text, or left out")
     messages, hashes, inline = _messages(body.get("messages"))
     request = ChatRequest(
         messages=messages,
