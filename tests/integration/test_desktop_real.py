@@ -239,12 +239,38 @@ async def test_a_boot_that_takes_too_long_is_given_up(root: Path) -> None:
     assert processes.marked(str(root / "slow")) == []
 
 
+async def test_a_boot_can_be_given_up_before_there_is_a_sandbox(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "bwrap"  # runs as sh: it is not known for a desktop's process
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    provider = XvfbProvider(root, boot_timeout_s=0.2)
+    await provider.start()
+    with pytest.raises(EnvError, match=r"within 0\.2 s"):
+        await asyncio.wait_for(provider.create("slow"), 30)
+    assert list(root.iterdir()) == []
+
+
 async def test_a_boot_that_fails_says_why(root: Path) -> None:
     provider = XvfbProvider(root, width=-5)
     await provider.start()
     with pytest.raises(EnvError, match=r"(?s)It said:.*Xvfb"):
         await provider.create("wrong")
     assert list(root.iterdir()) == []
+
+
+async def test_desktops_of_one_name_in_two_places_do_not_meet(root: Path) -> None:
+    ours, other = XvfbProvider(root / "a" / "d"), XvfbProvider(root / "b" / "d")
+    for provider in (ours, other):
+        await provider.start()
+    await ours.create("same")
+    client = GuestClient((await other.create("same")).address)
+    await ours.destroy("same")
+    assert (await client.health())["status"] == "ready"
+    await client.close()
+    await other.destroy("same")
 
 
 async def test_a_folder_that_is_too_deep_is_refused(tmp_path: Path) -> None:

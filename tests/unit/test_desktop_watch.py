@@ -63,6 +63,14 @@ async def test_a_screen_that_never_rests_is_given_up_in_time() -> None:
     assert 1.0 <= outcome.waited_s < 1.0 + 2 * POLL_S
 
 
+async def test_a_blinking_caret_is_no_change() -> None:
+    film = Film([frame(1), frame(2), *[frame(3), frame(2)] * 1000])
+    outcome = await film.watcher().wait(Condition(stable_s=0.5, timeout_s=5))
+    assert outcome.met
+    # Both pictures have been seen after the third look.
+    assert abs(outcome.waited_s - (2 * POLL_S + 0.5)) < POLL_S + 1e-9
+
+
 async def test_a_stable_screen_without_the_window_is_not_ready() -> None:
     film = Film([frame(1)], [[]] * 20 + [[window(active=False)]] * 20 + [[window()]])
     outcome = await film.watcher().wait(Condition(stable_s=0.05, window=QUERY, timeout_s=5))

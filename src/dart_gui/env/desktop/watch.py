@@ -54,9 +54,13 @@ class Watcher:
 
     async def wait(self, condition: Condition, *, since: Frame | None = None) -> Outcome:
         """``since`` is the screen before an action: one that has not changed from it yet may still
-        be about to, as a dialog takes a moment to open."""
+        be about to, as a dialog takes a moment to open.
+
+        A screen that goes back to what it showed before its last change is still: a caret blinks
+        between the same two pictures for ever.
+        """
         began = changed_at = self._clock()
-        frame = await self._grab()
+        frame = before = await self._grab()
         while True:
             now = self._clock()
             reacted = since is None or frame.pixels != since.pixels
@@ -69,8 +73,11 @@ class Watcher:
                 return Outcome(met=not missing, waited_s=now - began, missing=missing)
             await self._sleep(POLL_S)
             new = await self._grab()
-            if new.pixels != frame.pixels:
-                frame, changed_at = new, self._clock()
+            if new.pixels == frame.pixels:
+                continue
+            if new.pixels != before.pixels:
+                changed_at = self._clock()
+            before, frame = frame, new
 
     async def _missing(self, condition: Condition, frame: Frame, *, still_s: float) -> str:
         if still_s < condition.stable_s:

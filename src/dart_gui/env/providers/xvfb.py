@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.util
 import logging
 import os
@@ -113,12 +114,13 @@ class XvfbProvider:
         return self._describe(desktop_id, created_at=began, boot_s=self._clock() - began)
 
     async def destroy(self, desktop_id: str) -> None:
-        mark = self._mark(desktop_id)
-        processes.kill(mark)
         child = self._children.pop(desktop_id, None)
         if child is not None:
+            # By its process id first: until it has become bubblewrap it carries no mark.
+            with suppress(ProcessLookupError):
+                child.kill()
             await child.wait()
-        await self._gone(mark)
+        await self._end(self._mark(desktop_id))
         shutil.rmtree(self._root / desktop_id, ignore_errors=True)
 
     async def find(self) -> list[Desktop]:
@@ -180,14 +182,15 @@ class XvfbProvider:
         finally:
             await client.close()
 
-    async def _gone(self, mark: str) -> None:
-        """Until the kernel has taken down the namespaces, and the control groups are removed.
+    async def _end(self, mark: str) -> None:
+        """Kill what carries ``mark``; returns when the kernel has taken down the namespaces, and
+        the control groups are removed.
 
         Raises:
             EnvError: not in time.
         """
         deadline = time.monotonic() + END_S
-        while processes.marked(mark) or not self._groups.remove(_group_name(Path(mark))):
+        while processes.kill(mark) or not self._groups.remove(_group_name(Path(mark))):
             if time.monotonic() > deadline:
                 raise EnvError(f"the desktop {mark} did not end within {END_S:g} s of SIGKILL")
             await asyncio.sleep(0.01)
@@ -217,7 +220,9 @@ def check_machine() -> None:
 
 
 def _group_name(folder: Path) -> str:
-    return f"dart-{folder.parent.name}-{folder.name}"
+    """Of its whole path: two servers may have folders of one name, in different places."""
+    place = hashlib.sha256(os.fsencode(folder.parent)).hexdigest()[:12]
+    return f"dart-{place}-{folder.name}"
 
 
 @contextmanager
