@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         result = measure(plan, say)
     values = {"command": results.command(argv), "machine": results.machine(), **result.to_json()}
-    path = results.save(args.out, "browser", values, render(values, result))
+    path = results.save(args.out, args.name, values, render(values, result))
     print(path.read_text(encoding="utf-8"))
 
 
@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--browser", default="chromium", help="of the official environment")
     parser.add_argument("--driver", default="chromedriver", help="of the official environment")
+    parser.add_argument("--name", default="browser", help="of the report")
     parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
     return parser
 

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.browser.contestants import Measured
 from benchmarks.results import describe, table, verdict
 from benchmarks.stats import Spread, paired_ratios
+from dart_gui.env.browser.miniwob import REUSABLE_PAGES
 
 OURS = "dart-gui"
 OFFICIAL = "official"
@@ -94,7 +95,7 @@ def _ratios(result: BrowserResult) -> str:
 
 def _method(result: BrowserResult) -> str:
     settings = result.settings
-    pages = ", ".join(f"`{task}`" for task in settings["tasks"])
+    pages = ", ".join(f"`{task}` ({_begins(task)})" for task in settings["tasks"])
     return (
         f"Median (min-max) over {settings['num_rounds']} rounds of {settings['round_s']:g} s; each "
         "round has every side once, in alternating order, and a ratio is taken within its round. "
@@ -108,9 +109,15 @@ def _method(result: BrowserResult) -> str:
         "its defaults, without "
         "Gymnasium's checker. It takes no screenshot when a step ends the episode; ours does. "
         '"Without DOM" skips its `core.getDOMInfo()` and the elements built from it, which takes a '
-        "patch of the package. Ours lets 300 page milliseconds pass per click and reloads the "
-        "pages that keep state between episodes; the official one does neither."
+        "patch of the package. Ours lets 300 page milliseconds pass per click, and an "
+        "episode of ours begins in place only where it then equals one on a fresh document, frame by "
+        "frame; the official one does neither."
     )
+
+
+def _begins(task: str) -> str:
+    """How our episode begins after another one of its task."""
+    return "ours begins in place" if task in REUSABLE_PAGES else "ours loads the page"
 
 
 def _searches(result: BrowserResult) -> str:
