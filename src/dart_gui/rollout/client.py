@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from types import TracebackType
@@ -15,9 +14,9 @@ import aiohttp
 
 from dart_gui.errors import AuthError, ContextLengthError, PolicyError
 from dart_gui.rollout.states import WorkerState
+from dart_gui.rollout.transfers import Transfers
 from dart_gui.types import Completion, SamplingParams, WeightsRef
 
-_MAX_REMEMBERED = 100_000
 _MAX_FORGOTTEN = 5  # times that the service may have forgotten screenshots of one request
 _RETRY_S = 0.2
 
@@ -89,8 +88,7 @@ class RolloutClient:
         self._timeout_s = timeout_s
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
-        self._known: OrderedDict[str, None] = OrderedDict()
-        self._putting: dict[str, asyncio.Task[None]] = {}
+        self._transfers = Transfers(self._put)
 
     async def __aenter__(self) -> RolloutClient:
         self._session = aiohttp.ClientSession(
@@ -106,10 +104,7 @@ class RolloutClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        putting = list(self._putting.values())
-        for task in putting:
-            task.cancel()
-        await asyncio.gather(*putting, return_exceptions=True)
+        await self._transfers.close()
         if self._session is not None:
             await self._session.close()
 
@@ -147,7 +142,7 @@ class RolloutClient:
         num_forgotten = 0
         while True:
             try:
-                await self._put_unknown(images)
+                await self._transfers.put_unknown(images)
                 answer = await self._call("POST", path, json=body, headers=headers)
                 if answer.error.get("type") != "missing_images":
                     return _completion(answer)
@@ -204,33 +199,14 @@ class RolloutClient:
                 )
             await asyncio.sleep(_RETRY_S)
 
-    async def _put_unknown(self, images: Mapping[str, bytes]) -> None:
-        """Episodes that share a screenshot (the first of a group) share its transfer."""
-        for key, png in images.items():
-            if key in self._known:
-                self._known.move_to_end(key)
-                continue
-            task = self._putting.get(key)
-            if task is None:
-                task = asyncio.create_task(self._put(key, png))
-                task.add_done_callback(_retrieve)
-                self._putting[key] = task
-            await asyncio.shield(task)
-
     async def _put(self, key: str, png: bytes) -> None:
-        try:
-            _checked(await self._call("PUT", f"/images/{key}", data=png))
-            self._known[key] = None
-            if len(self._known) > _MAX_REMEMBERED:
-                self._known.popitem(last=False)
-        finally:
-            del self._putting[key]
+        _checked(await self._call("PUT", f"/images/{key}", data=png))
 
     def _forget(self, hashes: Sequence[str], images: Mapping[str, bytes]) -> None:
         for key in hashes:
             if key not in images:
                 raise PolicyError(f"the prompt names the image {key}, which did not come with it")
-            self._known.pop(key, None)
+        self._transfers.forget(hashes)
 
     async def _call(self, method: str, path: str, **arguments: Any) -> _Answer:
         if self._session is None:
@@ -274,12 +250,6 @@ def parse_completion(body: Mapping[str, Any]) -> Completion:
 def _whole_characters(text: str) -> str:
     """JSON can carry half of a surrogate pair, which can be neither stored nor sent on."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Whoever waited for the transfer may be gone: its failure must not count as unnoticed."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _state(worker: Mapping[str, Any]) -> dict[str, WorkerState]:

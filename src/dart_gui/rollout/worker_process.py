@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from dart_gui.rollout.chat import ChatRequest
 from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.rollout.httpd import ApiError
 from dart_gui.rollout.states import WorkerSlot
+from dart_gui.rollout.transfers import Transfers
 from dart_gui.rollout.worker import BUSY_HEADER, VERSION_HEADER, WorkerSettings
 from dart_gui.types import WeightsRef
 
@@ -76,8 +76,7 @@ class WorkerProcess:
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self._http: aiohttp.ClientSession | None = None
-        self._known: OrderedDict[str, None] = OrderedDict()
-        self._putting: dict[str, asyncio.Task[None]] = {}
+        self._transfers = Transfers(self._put)
         self._busy_before = slot.busy_s
         self.fingerprint: Fingerprint | None = None  # of the weights in service
 
@@ -150,12 +149,11 @@ class WorkerProcess:
         """
         body = json.dumps(request.to_json(), separators=(",", ":")).encode()
         for _ in range(3):
-            await self._put_missing(images)
+            await self._transfers.put_unknown(images)
             answer = await self._call("POST", "/generate", body)
             if answer.status != 404 or answer.error().get("type") != "missing_images":
                 return answer
-            for key in answer.error().get("hashes", ()):
-                self._known.pop(key, None)
+            self._transfers.forget(answer.error().get("hashes", ()))
         raise ApiError(500, "internal_error", "the worker's image cache is too small for a prompt")
 
     async def load(self, weights: WeightsRef) -> int:
@@ -193,29 +191,10 @@ class WorkerProcess:
         except (ValueError, KeyError, TypeError) as error:
             raise WorkerGoneError(f"{self.slot.worker_id}: its health is {error!r}") from None
 
-    async def _put_missing(self, images: Mapping[str, bytes]) -> None:
-        """Requests that share a new screenshot share its transfer too."""
-        for key, png in images.items():
-            if key in self._known:
-                self._known.move_to_end(key)
-                continue
-            task = self._putting.get(key)
-            if task is None:
-                task = asyncio.create_task(self._put(key, png))
-                task.add_done_callback(_retrieve)
-                self._putting[key] = task
-            await asyncio.shield(task)
-
     async def _put(self, key: str, png: bytes) -> None:
-        try:
-            answer = await self._call("PUT", f"/images/{key}", png)
-            if answer.status != 200:
-                raise WorkerGoneError(f"an image was answered with {answer.status}")
-            self._known[key] = None
-            if len(self._known) > 100_000:
-                self._known.popitem(last=False)
-        finally:
-            del self._putting[key]
+        answer = await self._call("PUT", f"/images/{key}", png)
+        if answer.status != 200:
+            raise WorkerGoneError(f"an image was answered with {answer.status}")
 
     async def _call(self, method: str, path: str, body: bytes) -> WorkerAnswer:
         if self._http is None or self._http.closed:
@@ -243,8 +222,7 @@ class WorkerProcess:
 
     async def close(self) -> None:
         """End the process: the closed pipe asks, the kill insists."""
-        for task in list(self._putting.values()):
-            task.cancel()
+        await self._transfers.close()
         if self._http is not None:
             await self._http.close()
         if self._process is None:
@@ -258,12 +236,6 @@ class WorkerProcess:
             self.kill()
             await self._process.wait()
         Path(self._settings.socket).unlink(missing_ok=True)
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Whoever waited for the transfer may be gone: its failure must not count as unnoticed."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -21,6 +21,7 @@ from dart_gui.types import (
     Scroll,
     TypeText,
     Wait,
+    points_of,
 )
 
 SCROLL_PX = 100
@@ -95,7 +96,7 @@ def key_name(key: str) -> str:
 
 def check(action: Action, *, width: int, height: int) -> None:
     """Raise ``ActionRefused`` unless a ``width`` x ``height`` screen can take ``action``."""
-    for point in _points(action):
+    for point in points_of(action):
         if not (0 <= point.x < width and 0 <= point.y < height):
             raise ActionRefused(
                 f"the point ({point.x:g}, {point.y:g}) is outside the {width} x {height} screen"
@@ -178,15 +179,3 @@ async def _keys(page: Page, action: Hotkey | Press | KeyDown | KeyUp) -> None:
     if not isinstance(action, KeyDown):
         for name in reversed(names):
             await page.keyboard.up(name)
-
-
-def _points(action: Action) -> tuple[Point, ...]:
-    match action:
-        case Click(point=point) | Hover(point=point):
-            return (point,)
-        case Drag(start=start, end=end):
-            return (start, end)
-        case Scroll(point=Point() as point):
-            return (point,)
-        case _:
-            return ()

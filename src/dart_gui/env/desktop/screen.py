@@ -12,17 +12,13 @@ from dart_gui.env.desktop.keys import ActionRefused, keysyms, text_keysyms
 from dart_gui.types import (
     Action,
     CallUser,
-    Click,
-    Drag,
     Finished,
     Hotkey,
-    Hover,
     KeyDown,
     KeyUp,
-    Point,
     Press,
-    Scroll,
     TypeText,
+    points_of,
 )
 
 PNG_LEVEL = 1
@@ -115,7 +111,7 @@ def check(action: Action, *, width: int, height: int) -> None:
     """
     if isinstance(action, Finished | CallUser):
         raise ValueError(f"{action.kind} is for the runner to answer, not for the screen")
-    for point in _points(action):
+    for point in points_of(action):
         if not (0 <= point.x < width and 0 <= point.y < height):
             raise ActionRefused(
                 f"the point ({point.x:g}, {point.y:g}) is outside the {width} x {height} screen"
@@ -127,15 +123,3 @@ def check(action: Action, *, width: int, height: int) -> None:
             keysyms([key])
         case TypeText(text=text):
             text_keysyms(text)
-
-
-def _points(action: Action) -> tuple[Point, ...]:
-    match action:
-        case Click(point=point) | Hover(point=point):
-            return (point,)
-        case Drag(start=start, end=end):
-            return (start, end)
-        case Scroll(point=Point() as point):
-            return (point,)
-        case _:
-            return ()

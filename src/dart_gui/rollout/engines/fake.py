@@ -22,6 +22,7 @@ from typing import Any
 
 from dart_gui.errors import ContextLengthError, DataError, PolicyError
 from dart_gui.rollout.engines.base import EngineLoad, EngineRequest, EngineResult
+from dart_gui.rollout.engines.busy import BusyTime
 from dart_gui.rollout.images import check_png
 from dart_gui.types import WeightsRef
 
@@ -82,9 +83,7 @@ class FakeEngine:
         self._clock = clock
         self._schedule = schedule
         self._lock = threading.Lock()
-        self._num_in_flight = 0
-        self._busy_s = 0.0
-        self._busy_since = 0.0
+        self._busy = BusyTime(clock)
         self._closed = False
 
     @property
@@ -101,9 +100,7 @@ class FakeEngine:
 
     @property
     def busy_s(self) -> float:
-        with self._lock:
-            running = self._clock() - self._busy_since if self._num_in_flight else 0.0
-            return self._busy_s + running
+        return self._busy.total_s
 
     def submit(self, request: EngineRequest) -> Future[EngineResult]:
         future: Future[EngineResult] = Future()
@@ -118,7 +115,7 @@ class FakeEngine:
         except PolicyError as error:
             future.set_exception(error)
             return future
-        self._enter()
+        self._busy.enter()
         version = self._policy_version
         finish = lambda: self._finish(future, request, prompt_ids, hashes, version)  # noqa: E731
         if self._script.latency_s > 0:
@@ -128,9 +125,7 @@ class FakeEngine:
         return future
 
     def load_weights(self, weights: WeightsRef) -> None:
-        with self._lock:
-            if self._num_in_flight:
-                raise PolicyError(f"{self._num_in_flight} requests are in flight: drain first")
+        self._busy.check_drained()
         folder = Path(weights.path)
         if not folder.is_dir():
             raise DataError(f"the weights {folder} are not a folder")
@@ -143,18 +138,6 @@ class FakeEngine:
     def _check_open(self) -> None:
         if self._closed:
             raise PolicyError("the engine is closed")
-
-    def _enter(self) -> None:
-        with self._lock:
-            if self._num_in_flight == 0:
-                self._busy_since = self._clock()
-            self._num_in_flight += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._num_in_flight -= 1
-            if self._num_in_flight == 0:
-                self._busy_s += self._clock() - self._busy_since
 
     def _finish(
         self,
@@ -183,7 +166,7 @@ class FakeEngine:
             masked_token_ids=[IMAGE_TOKEN],
         )
         # leave first: whoever sees the result may load weights at once
-        self._leave()
+        self._busy.leave()
         if future.set_running_or_notify_cancel():
             future.set_result(result)
 

@@ -24,6 +24,7 @@ from dart_gui.errors import ContextLengthError, DataError, PolicyError, SetupErr
 from dart_gui.model.folder import check_model_folder, read_token_facts
 from dart_gui.model.weight_files import check_same_tensors, read_shapes, sample_digest
 from dart_gui.rollout.engines.base import EngineLoad, EngineRequest, EngineResult
+from dart_gui.rollout.engines.busy import BusyTime
 from dart_gui.rollout.engines.vllm_api import ServerFailedError, ServerGoneError, VllmApi
 from dart_gui.rollout.engines.vllm_chat import ChatTranslator
 from dart_gui.rollout.engines.vllm_probe import take_fingerprint, uses_processed_logprobs
@@ -76,9 +77,7 @@ class VllmEngine:
         self._shapes = read_shapes(model.folder)
         self._weights = WeightsRef(policy_version=policy_version, path=str(model.folder))
         self._lock = threading.Lock()
-        self._num_in_flight = 0
-        self._busy_s = 0.0
-        self._busy_since = 0.0
+        self._busy = BusyTime(clock)
         self._digest, self._label = "", ""  # of the weights in service
         self._fingerprint = Fingerprint("", (), ())
         self._failed = ""
@@ -113,22 +112,20 @@ class VllmEngine:
 
     @property
     def busy_s(self) -> float:
-        with self._lock:
-            running = self._clock() - self._busy_since if self._num_in_flight else 0.0
-            return self._busy_s + running
+        return self._busy.total_s
 
     @property
     def server_running(self) -> bool:
         return self._server is None or self._server.running
 
     def submit(self, request: EngineRequest) -> Future[EngineResult]:
-        self._enter()
+        self._busy.enter()
         future = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
         outer: Future[EngineResult] = Future()
 
         def pass_on(done: Future[EngineResult]) -> None:
             # leave first: whoever sees the result may load weights at once
-            self._leave()
+            self._busy.leave()
             if not outer.set_running_or_notify_cancel():
                 return
             if (error := done.exception()) is not None:
@@ -140,9 +137,7 @@ class VllmEngine:
         return outer
 
     def load_weights(self, weights: WeightsRef) -> None:
-        with self._lock:
-            if self._num_in_flight:
-                raise PolicyError(f"{self._num_in_flight} requests are in flight: drain first")
+        self._busy.check_drained()
         self._swapping = True
         try:
             self._load_weights(weights)
@@ -280,18 +275,6 @@ class VllmEngine:
             self._failed = f"the vLLM server is given up: {reason}"
             self._on_failure()
         return PolicyError(self._failed)
-
-    def _enter(self) -> None:
-        with self._lock:
-            if self._num_in_flight == 0:
-                self._busy_since = self._clock()
-            self._num_in_flight += 1
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._num_in_flight -= 1
-            if self._num_in_flight == 0:
-                self._busy_s += self._clock() - self._busy_since
 
     async def _watch(self) -> None:
         """A server that dies while nobody asks anything is noticed too."""
