@@ -364,6 +364,9 @@ class ApiConfig(Section):
     max_pixels: PositiveInt = 16384 * 28 * 28
     factor: PositiveInt = 28
     """Its sides are multiples of this."""
+    folder: str = ""
+    """Folder of the model, where it is at hand: the limits, and a transform of the screenshot, are taken
+    from there."""
 
 
 AlarmName = Literal[

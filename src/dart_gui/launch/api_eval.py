@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import math
 import os
@@ -16,17 +17,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from rich.console import Console
 
+from dart_gui.agent.agent import Agent
 from dart_gui.agent.geometry import ImageLimits
-from dart_gui.agent.registry import agent_class, make_agent
+from dart_gui.agent.registry import make_agent
 from dart_gui.config import Config
-from dart_gui.env.suites import Suite, eval_seed, get_suite
+from dart_gui.env.suites import Suite, eval_seed, get_suite, open_cluster
 from dart_gui.errors import ConfigError, EnvError, SetupError
 from dart_gui.files import write_whole
 from dart_gui.launch import preflight, run_folder, scores
@@ -34,7 +36,7 @@ from dart_gui.launch.commands import shown
 from dart_gui.launch.osworld_results import ResultFolder, Score
 from dart_gui.launch.run_folder import RunFolder
 from dart_gui.runner.clock import SystemClock
-from dart_gui.runner.episode import EpisodeLimits
+from dart_gui.runner.episode import Episode, EpisodeLimits
 from dart_gui.runner.openai_policy import Endpoint, OpenAIPolicy, checked_base_url
 from dart_gui.runner.trials import Played, Players, Trial
 from dart_gui.types import SamplingParams, Task
@@ -53,51 +55,44 @@ class ApiJob:
 
 
 def run_api_eval(console: Console, config: Config, job: ApiJob) -> int:
-    """Play what is not finished yet and sum up all of it.
+    """Play what is not finished yet and sum up all of it; the exit code.
 
     Raises:
         DartError: an option, the server, the machine or the folder is not as it must be.
     """
     suite, tasks, endpoint = check(config, job)
+    agent = new_agent(config)
     out = (job.out or Path(config.run.dir) / "eval" / run_folder.new_run_id(time.time())).absolute()
-    preflight.check_writable(out)
-    trials = plan(tasks, job)
     results = ResultFolder(
         out,
-        settings=settings(config, job, suite),
+        settings=settings(config, job, suite, agent),
         action_space=config.agent.name,
         model=endpoint.model,
         domain_of=suite.domain_of,
     )
-    todo = [trial for trial in trials if not results.is_finished(trial)]
-    if todo:
+    results.check_settings()
+    trials = plan(tasks, job)
+    collect(results, trials)  # what cannot be read is told before hours of playing
+    if not all(results.is_finished(trial) for trial in trials):
         asyncio.run(check_server(config, job, endpoint))
     with locked(out):
         results.open()
-        console.print(
+        todo = [trial for trial in trials if not results.is_finished(trial)]
+        say(
+            console,
             f"evaluating {endpoint.model} on {len(tasks)} tasks of {suite.name} in {shown(out)}: "
             f"{len(trials) - len(todo)} of {len(trials)} episodes are finished",
-            highlight=False,
-            soft_wrap=True,
         )
-        stopped_by = play(console, config, job, endpoint, results, todo) if todo else None
+        player = Player(console, config, job, endpoint, agent, results)
+        stopped_by = player.play(todo) if todo else None
         found = collect(results, trials)
         summary = scores.summarise(found, num_repeats=job.num_repeats, domain_of=suite.domain_of)
-        write_summary(results, settings(config, job, suite), summary)
-    console.print(scores.table("domain", summary.by_domain, summary))
-    console.print(scores.table("task", summary.by_task, summary))
-    where = shown(out)
+        write_summary(results, summary)
+    show(console, out, summary, is_stopped=stopped_by is not None)
     if stopped_by is not None:
-        console.print(
-            f"stopped; {summary.overall.num_missing} of {len(trials)} episodes are still to be "
-            f"played. The same command with `--out {where}` goes on.",
-            highlight=False,
-            soft_wrap=True,
-        )
         return 128 + stopped_by
     if summary.overall.result.success.rate is None:
         raise EnvError(f"none of the {len(trials)} episodes could be evaluated: {_failures(found)}")
-    console.print(f"results: {where}/summary.md, {where}/summary.json", highlight=False)
     return 0
 
 
@@ -135,7 +130,6 @@ def check(config: Config, job: ApiJob) -> tuple[Suite, tuple[str, ...], Endpoint
         max_tokens_name=config.api.max_tokens_name,
     )
     tasks = preflight.check_tasks(config)
-    agent_class(config.agent.name)
     preflight.check_browser(config)
     return get_suite(config.env.suite), tuple(dict.fromkeys(tasks)), endpoint
 
@@ -151,7 +145,14 @@ def plan(tasks: Sequence[str], job: ApiJob) -> list[Trial]:
     ]
 
 
-def settings(config: Config, job: ApiJob, suite: Suite) -> dict[str, Any]:
+def new_agent(config: Config) -> Agent:
+    """Raises ``ConfigError`` or ``SetupError``: there is no such agent, or no such model folder."""
+    api = config.api
+    limits = ImageLimits(api.min_pixels, api.max_pixels, api.factor)
+    return make_agent(Path(api.folder) if api.folder else limits, config.agent)
+
+
+def settings(config: Config, job: ApiJob, suite: Suite, agent: Agent) -> dict[str, Any]:
     """What results depend on. Not the server's address, which may be another one tomorrow."""
     return {
         "model": config.api.model,
@@ -162,7 +163,8 @@ def settings(config: Config, job: ApiJob, suite: Suite) -> dict[str, Any]:
         "max_tokens": config.api.max_tokens,
         "max_steps": config.runner.max_steps,
         "max_parse_errors": config.runner.max_parse_errors,
-        "image_limits": [config.api.min_pixels, config.api.max_pixels, config.api.factor],
+        "image_limits": asdict(agent.limits),
+        "transform": agent.transform.__name__,
     }
 
 
@@ -176,25 +178,6 @@ async def check_server(config: Config, job: ApiJob, endpoint: Endpoint) -> None:
 
 
 # --- playing --------------------------------------------------------------------------------
-
-
-def play(
-    console: Console,
-    config: Config,
-    job: ApiJob,
-    endpoint: Endpoint,
-    results: ResultFolder,
-    todo: Sequence[Trial],
-) -> int | None:
-    """The signal that stopped it, or None once all are played."""
-    stopping = Stopping()
-    playing = _play(console, config, job, endpoint, results, todo, stopping)
-    try:
-        asyncio.run(playing)
-    except asyncio.CancelledError:
-        if stopping.number is None:
-            raise
-    return stopping.number
 
 
 class Stopping:
@@ -214,60 +197,61 @@ class Stopping:
         task.cancel()
 
 
-async def _play(
-    console: Console,
-    config: Config,
-    job: ApiJob,
-    endpoint: Endpoint,
-    results: ResultFolder,
-    todo: Sequence[Trial],
-    stopping: Stopping,
-) -> None:
-    stopping.install()
-    num_slots = min(config.runner.num_slots, len(todo))
-    limits = EpisodeLimits.from_config(config, temperature=job.temperature)
-    images = ImageLimits(config.api.min_pixels, config.api.max_pixels, config.api.factor)
-    async with AsyncExitStack() as stack:
-        policy = await stack.enter_async_context(OpenAIPolicy(endpoint, clock=SystemClock()))
-        suite = get_suite(config.env.suite)
-        cluster = suite.open_cluster(config.env.model_copy(update={"num_envs": num_slots}))
-        stack.push_async_callback(cluster.close)
-        await cluster.start()
-        players = Players(
-            cluster=cluster,
-            policy=policy,
-            agent=make_agent(images, config.agent),
-            limits=replace(limits, max_tokens=config.api.max_tokens),
-            clock=SystemClock(),
-            max_attempts=config.runner.max_attempts,
-        )
-        await players.play_all(todo, num_slots, Filing(console, results, len(todo)).ended)
+@dataclass(frozen=True, slots=True)
+class Player:
+    """Plays trials and files each as it ends."""
+
+    console: Console
+    config: Config
+    job: ApiJob
+    endpoint: Endpoint
+    agent: Agent
+    results: ResultFolder
+
+    def play(self, todo: Sequence[Trial]) -> int | None:
+        """The signal that stopped it, or None once all are played."""
+        stopping = Stopping()
+        try:
+            asyncio.run(self._play(todo, stopping))
+        except asyncio.CancelledError:
+            if stopping.number is None:
+                raise
+        return stopping.number
+
+    async def _play(self, todo: Sequence[Trial], stopping: Stopping) -> None:
+        stopping.install()
+        config, clock = self.config, SystemClock()
+        num_slots = min(config.runner.num_slots, len(todo))
+        env = config.env.model_copy(update={"num_envs": num_slots})
+        limits = EpisodeLimits.from_config(config, temperature=self.job.temperature)
+        async with AsyncExitStack() as stack:
+            cluster = open_cluster(env)
+            stack.push_async_callback(cluster.close)
+            await cluster.start()
+            players = Players(
+                cluster=cluster,
+                policy=await stack.enter_async_context(OpenAIPolicy(self.endpoint, clock=clock)),
+                agent=self.agent,
+                limits=replace(limits, max_tokens=config.api.max_tokens),
+                clock=clock,
+                max_attempts=config.runner.max_attempts,
+            )
+            numbers = itertools.count(1)
+
+            async def ended(played: Played) -> None:
+                place = await asyncio.to_thread(self.results.write, played)
+                say(self.console, f"[{next(numbers)}/{len(todo)}] {told(place, played.episode)}")
+
+            await players.play_all(todo, num_slots, ended)
 
 
-class Filing:
-    """Files each episode and says so."""
-
-    def __init__(self, console: Console, results: ResultFolder, num_total: int) -> None:
-        self._console = console
-        self._results = results
-        self._num_total = num_total
-        self._num_done = 0
-
-    async def ended(self, played: Played) -> None:
-        place = await asyncio.to_thread(self._results.write, played)
-        self._num_done += 1
-        episode = played.episode
-        if episode.evaluation is None:
-            said = f"failed: {episode.stop_reason.value}: {episode.message}"
-        else:
-            said = f"reward {episode.evaluation.reward:g}, {episode.stop_reason.value}"
-        self._console.print(
-            f"[{self._num_done}/{self._num_total}] {place.parent.name}/{place.name}: {said}, "
-            f"{len(episode.steps)} steps, {episode.ended_at - episode.started_at:.0f} s",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+def told(place: Path, episode: Episode) -> str:
+    if episode.evaluation is None:
+        said = f"failed: {episode.stop_reason.value}: {episode.message}"
+    else:
+        said = f"reward {episode.evaluation.reward:g}, {episode.stop_reason.value}"
+    wall_s = episode.ended_at - episode.started_at
+    return f"{place.parent.name}/{place.name}: {said}, {len(episode.steps)} steps, {wall_s:.0f} s"
 
 
 # --- afterwards -----------------------------------------------------------------------------
@@ -281,11 +265,28 @@ def collect(results: ResultFolder, trials: Sequence[Trial]) -> dict[str, list[Sc
     return found
 
 
-def write_summary(results: ResultFolder, used: Mapping[str, Any], summary: scores.Summary) -> None:
-    tree = {"settings": dict(used), **summary.to_json()}
+def write_summary(results: ResultFolder, summary: scores.Summary) -> None:
+    used = results.settings
+    tree = {"settings": used, **summary.to_json()}
     write_whole(results.out / "summary.json", json.dumps(tree, indent=1) + "\n")
     title = f"{used['model']} on {used['suite']}"
     write_whole(results.out / "summary.md", scores.markdown(title, used, summary))
+
+
+def show(console: Console, out: Path, summary: scores.Summary, *, is_stopped: bool) -> None:
+    console.print(scores.table("domain", summary.by_domain, summary))
+    console.print(scores.table("task", summary.by_task, summary))
+    if is_stopped:
+        say(
+            console,
+            f"stopped; {summary.overall.num_missing} episodes are still to be played. The same "
+            f"command with `--out {shown(out)}` goes on.",
+        )
+    say(console, f"results: {shown(out)}/summary.md, {shown(out)}/summary.json")
+
+
+def say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _failures(found: Mapping[str, Sequence[Score | None]]) -> str:

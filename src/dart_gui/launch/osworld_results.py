@@ -71,7 +71,7 @@ class ResultFolder:
         domain_of: Callable[[str], str],
     ) -> None:
         self.out = out
-        self._settings = dict(settings)
+        self.settings = dict(settings)
         self._domain_of = domain_of
         self.root = out / folder_name(action_space) / OBSERVATION_TYPE / folder_name(model)
 
@@ -82,22 +82,26 @@ class ResultFolder:
             ConfigError: its results were made with other settings.
             DataError: it cannot be read or written.
         """
+        self.check_settings()
         path = self.out / _SETTINGS
-        if path.exists():
-            self._compare(_read_json(path))
         with writing(f"the results in {self.out}"):
             self.root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(
                 self.out / _UNFINISHED, ignore_errors=True
             )  # of a process that was killed
-        write_whole(path, json.dumps(self._settings, indent=1) + "\n")
+        write_whole(path, json.dumps(self.settings, indent=1) + "\n")
 
-    def _compare(self, found: Mapping[str, Any]) -> None:
-        keys = sorted({*found, *self._settings})
+    def check_settings(self) -> None:
+        """Writes nothing. Raises as :meth:`open`."""
+        path = self.out / _SETTINGS
+        if not path.exists():
+            return
+        found = _read_json(path)
+        keys = sorted({*found, *self.settings})
         changed = [
-            f"{key} was {found.get(key)!r}, now {self._settings.get(key)!r}"
+            f"{key} was {found.get(key)!r}, now {self.settings.get(key)!r}"
             for key in keys
-            if found.get(key) != self._settings.get(key)
+            if found.get(key) != self.settings.get(key)
         ]
         if changed:
             raise ConfigError(

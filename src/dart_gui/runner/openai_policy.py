@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
@@ -31,18 +31,18 @@ _TOO_LONG = ("maximum context length", "context length", "context_length", "too 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where the model is and how it is asked. ``key`` is never shown: it is in no message and repr."""
+    """Where the model is and how it is asked. ``key`` is in no message and no repr."""
 
     base_url: str  # as checked_base_url() gives it
     model: str
-    key: str = ""
+    key: str = field(default="", repr=False)
     key_env: str = ""  # the variable that it came from, for messages
     timeout_s: float = 300.0  # of one completion, repetitions included
     send_seed: bool = True
     max_tokens_name: str = "max_tokens"
 
-    def __repr__(self) -> str:
-        return f"Endpoint({self.model!r} at {self.base_url!r})"
+    def __str__(self) -> str:
+        return f"{self.model} at {self.base_url}"
 
 
 def checked_base_url(text: str) -> str:
