@@ -169,7 +169,7 @@ def test_a_model_that_sees_and_one_that_does_not(server: StandIn, tmp_path: Path
     out = tmp_path / "seeing"
     output = evaluate(server, "seeing", out, *PAGES, "--episodes", "2", "--repeats", "2")
     assert "0 of 4 episodes are finished" in output
-    assert re.search(r"miniwob/click-test +4 +100\.0 \(51\.0-100\.0\) +100\.0 +100\.0", output)
+    assert re.search(r"click-test +4 +100\.0 \(51\.0-100\.0\) +100\.0 +100\.0", output)
     overall = summary(out)["overall"]
     assert overall["pass_at"] == {"1": 1.0, "2": 1.0}
     assert overall["mean_steps"] == 1.0
@@ -229,6 +229,7 @@ def test_ctrl_c_leaves_what_is_finished_and_is_gone_on_with(
     assert tree["overall"]["num_missing"] == 3
     assert tree["overall"]["success"]["num_episodes"] == 3
     assert tree["overall"]["num_failed"] == 0
+    assert not (out / ".unfinished").exists()
     places = [path.parent for path in out.rglob("traj.jsonl")]
     assert all((place / "result.txt").exists() for place in places)
 

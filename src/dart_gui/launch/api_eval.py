@@ -85,6 +85,7 @@ def run_api_eval(console: Console, config: Config, job: ApiJob) -> int:
         )
         player = Player(console, config, job, endpoint, agent, results)
         stopped_by = player.play(todo) if todo else None
+        results.close()
         found = collect(results, trials)
         summary = scores.summarise(found, num_repeats=job.num_repeats, domain_of=suite.domain_of)
         write_summary(results, summary)
@@ -275,7 +276,8 @@ def write_summary(results: ResultFolder, summary: scores.Summary) -> None:
 
 def show(console: Console, out: Path, summary: scores.Summary, *, is_stopped: bool) -> None:
     console.print(scores.table("domain", summary.by_domain, summary))
-    console.print(scores.table("task", summary.by_task, summary))
+    by_task = {name.partition("/")[2]: figures for name, figures in summary.by_task.items()}
+    console.print(scores.table("task", by_task, summary))
     if is_stopped:
         say(
             console,

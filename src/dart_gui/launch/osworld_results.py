@@ -91,6 +91,10 @@ class ResultFolder:
             )  # of a process that was killed
         write_whole(path, json.dumps(self.settings, indent=1) + "\n")
 
+    def close(self) -> None:
+        """Nothing is being written any more."""
+        shutil.rmtree(self.out / _UNFINISHED, ignore_errors=True)
+
     def check_settings(self) -> None:
         """Writes nothing. Raises as :meth:`open`."""
         path = self.out / _SETTINGS
