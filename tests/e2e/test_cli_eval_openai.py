@@ -165,6 +165,7 @@ PAGES = ("--suite", "miniwob", "--tasks", "click-test", "--max-steps", "2", "--p
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_a_model_that_sees_and_one_that_does_not(server: StandIn, tmp_path: Path) -> None:
     out = tmp_path / "seeing"
     output = evaluate(server, "seeing", out, *PAGES, "--episodes", "2", "--repeats", "2")
