@@ -104,9 +104,12 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from dart_gui.launch import tryout
+    from dart_gui.launch import eval_options, tryout
 
-    overrides = list(args.overrides)
+    if args.agent == "openai":
+        return _eval_api(args)
+    eval_options.refuse_api_options(args)
+    overrides = eval_options.overrides_of(args)
     if args.episodes is not None:
         overrides.append(f"eval.num_episodes={args.episodes}")
     config, train_step = tryout.choose_model(
@@ -117,10 +120,29 @@ def _eval(args: argparse.Namespace) -> int:
         temperature = config.eval.temperature
     return tryout.run_eval(
         _console(),
-        config,
+        eval_options.with_tasks(config, args.tasks),
         temperature=tryout.check_temperature(temperature),
         use_random=args.random,
         train_step=train_step,
+    )
+
+
+def _eval_api(args: argparse.Namespace) -> int:
+    from dart_gui.launch import api_eval, eval_options, tryout
+
+    config = eval_options.api_config(args)
+    temperature = 0.0 if args.greedy else args.temperature
+    if temperature is None:
+        temperature = config.eval.temperature
+    return api_eval.run_api_eval(
+        _console(),
+        config,
+        api_eval.ApiJob(
+            temperature=tryout.check_temperature(temperature),
+            num_episodes=args.episodes,
+            num_repeats=1 if args.repeats is None else args.repeats,
+            out=args.out,
+        ),
     )
 
 

@@ -343,6 +343,32 @@ class EvalConfig(Section):
     what training leaves over."""
 
 
+class ApiConfig(Section):
+    base_url: str = ""
+    """An OpenAI-compatible server whose model ``dart-gui eval --agent openai`` evaluates."""
+    model: str = ""
+    """The model's name there."""
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; without a value none is sent."""
+    max_tokens: PositiveInt = 1024
+    """Tokens of one reply at most."""
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The parameter that says so; some models want the other one."""
+    send_seed: bool = True
+    """Send the seed of each sampling. Off for servers that refuse it."""
+    timeout_s: Seconds = 300.0
+    """A reply that has not come by then, repetitions after 429 and 5xx included, fails."""
+    min_pixels: PositiveInt = 56 * 56
+    """Area limits of the image after the model's own resizing, which say what coordinates in pixels
+    mean. The defaults are those of Qwen2.5-VL and UI-TARS-1.5; a grammar of 1000 x 1000 needs none."""
+    max_pixels: PositiveInt = 16384 * 28 * 28
+    factor: PositiveInt = 28
+    """Its sides are multiples of this."""
+    folder: str = ""
+    """Folder of the model, where it is at hand: the limits, and a transform of the screenshot, are taken
+    from there."""
+
+
 AlarmName = Literal[
     "mismatch_kl",
     "entropy_collapse",
@@ -401,6 +427,7 @@ class Config(Section):
     curation: CurationConfig = CurationConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    api: ApiConfig = ApiConfig()
     alarms: AlarmsConfig = AlarmsConfig()
     launch: LaunchConfig = LaunchConfig()
 
@@ -431,6 +458,11 @@ class Config(Section):
             raise ValueError("sessions.enabled wants sessions.tasks: name at least one task")
         if wrong := [item for item in self.vllm.env if "=" not in item]:
             raise ValueError(f"vllm.env: {wrong[0]!r} is not of the form NAME=value")
+        if self.api.min_pixels > self.api.max_pixels:
+            raise ValueError(
+                f"api.min_pixels = {self.api.min_pixels} exceeds api.max_pixels = "
+                f"{self.api.max_pixels}"
+            )
         if self.train.num_minibatches > self.train.groups_per_step:
             raise ValueError(
                 f"train.num_minibatches = {self.train.num_minibatches} exceeds "

@@ -14,7 +14,15 @@ import pytest
 
 from dart_gui.env.browser.miniwob import REUSABLE_PAGES, TaskState, html_dir, page_url
 from dart_gui.env.browser.miniwob_tasks import page_name
-from dart_gui.env.suites import EVAL_SEEDS, TRAIN_SEEDS, Suite, eval_seed, get_suite, train_seed
+from dart_gui.env.suites import (
+    EVAL_SEEDS,
+    TRAIN_SEEDS,
+    Suite,
+    domain_in_id,
+    eval_seed,
+    get_suite,
+    train_seed,
+)
 from dart_gui.errors import ConfigError
 from dart_gui.fakes import FakeCluster
 from dart_gui.types import Evaluation
@@ -135,3 +143,19 @@ def test_the_suites_import_nothing_heavy() -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("suite", "task_id", "domain"),
+    [
+        ("miniwob", "miniwob/click-test", "miniwob"),
+        ("desktop-mini", "desktop-mini/rename-file", "terminal"),
+        ("desktop-mini", "desktop-mini/calc-sum", "libreoffice_calc"),
+    ],
+)
+def test_the_domain_of_a_task(suite: str, task_id: str, domain: str) -> None:
+    assert get_suite(suite).domain_of(task_id) == domain
+
+
+def test_a_domain_between_suite_and_task() -> None:
+    assert domain_in_id("osworld/chrome/12ab") == "chrome"

@@ -25,6 +25,7 @@ DOCUMENTS = (
     "docs/migrating.md",
     "docs/desktops.md",
     "docs/curation.md",
+    "docs/evaluation.md",
     "docs/own-tasks.md",
     "examples/own_suite/README.md",
 )

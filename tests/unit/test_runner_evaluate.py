@@ -10,7 +10,7 @@ from dart_gui.config import AgentConfig
 from dart_gui.env.suites import EVAL_SEEDS, eval_seed
 from dart_gui.errors import ConfigError, EnvError, PolicyError
 from dart_gui.runner.episode import EpisodeLimits
-from dart_gui.runner.evaluate import SuccessRate, evaluate, sampling_seed, wilson_interval
+from dart_gui.runner.evaluate import SuccessRate, evaluate, pass_at_k, wilson_interval
 from dart_gui.runner.fakes import (
     ManualClock,
     ScriptedCluster,
@@ -18,6 +18,7 @@ from dart_gui.runner.fakes import (
     ScriptedPolicy,
     settle,
 )
+from dart_gui.runner.trials import sampling_seed
 from dart_gui.types import Task
 
 CLICK = "Thought: Click OK.\nAction: click(start_box='(57,103)')"
@@ -191,3 +192,25 @@ def test_rate_of_nothing_is_unknown():
 def test_sampling_seeds_differ_between_tasks_and_instances():
     tasks = [Task(task_id=name, seed=seed) for name in TASKS for seed in range(50)]
     assert len({sampling_seed(task) for task in tasks}) == 150
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k", "expected"),
+    [
+        (4, 1, 1, 1 / 4),
+        (4, 1, 2, 1 / 2),  # 1 - C(3,2)/C(4,2) = 1 - 3/6
+        (5, 2, 3, 9 / 10),  # 1 - C(3,3)/C(5,3) = 1 - 1/10
+        (5, 2, 4, 1.0),  # fewer than 4 failures to choose from
+        (10, 3, 5, 1 - 21 / 252),  # 1 - C(7,5)/C(10,5)
+        (3, 0, 3, 0.0),
+        (3, 3, 1, 1.0),
+    ],
+)
+def test_pass_at_k_by_hand(n, c, k, expected):
+    assert pass_at_k(n, c, k) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(3, 1, 4), (3, 1, 0), (3, 4, 1), (0, 0, 1)])
+def test_pass_at_k_of_too_few_is_refused(n, c, k):
+    with pytest.raises(ValueError, match="not defined"):
+        pass_at_k(n, c, k)

@@ -13,7 +13,7 @@ from dart_gui.agent.grammar import ParsedReply, parse
 from dart_gui.agent.history import HistoryWindow, Message, Turn
 from dart_gui.agent.prompts import disarm_control_tokens, user_prompt
 from dart_gui.agent.syntax import strip_end_tokens
-from dart_gui.agent.transforms import Transform, load_transform
+from dart_gui.agent.transforms import Transform, identity, load_transform
 from dart_gui.config import AgentConfig
 from dart_gui.types import Observation
 
@@ -26,18 +26,19 @@ class Prompt:
 
 class Agent:
     """What the model of one folder is shown and how its replies are read. Shared by all episodes.
+    Of a model without a folder, which is served elsewhere, the limits of its images are enough.
 
     An agent of your own is a subclass, named by ``agent.name``: override ``first_prompt`` for other
     words, ``parse`` for another grammar, ``start`` for another conversation.
 
     Raises:
-        SetupError: ``model_dir`` is not a model folder.
+        SetupError: ``model`` is a path and not a model folder.
         ConfigError: one of its files makes no sense.
     """
 
-    def __init__(self, model_dir: Path, config: AgentConfig) -> None:
-        self.limits = ImageLimits.from_model(model_dir)
-        self.transform = load_transform(model_dir)
+    def __init__(self, model: Path | ImageLimits, config: AgentConfig) -> None:
+        self.limits = ImageLimits.from_model(model) if isinstance(model, Path) else model
+        self.transform = load_transform(model) if isinstance(model, Path) else identity
         self.window = HistoryWindow(config.max_images, config.max_texts, config.trim)
         self.language = config.language
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dart_gui.agent.agent import Agent
+from dart_gui.agent.geometry import ImageLimits
 from dart_gui.config import AgentConfig
 from dart_gui.errors import ConfigError
 from dart_gui.registry import Registry
@@ -32,11 +33,11 @@ def agent_class(reference: str) -> type[Agent]:
     return found
 
 
-def make_agent(model_dir: Path, config: AgentConfig) -> Agent:
-    """The configured agent for the model in ``model_dir``.
+def make_agent(model: Path | ImageLimits, config: AgentConfig) -> Agent:
+    """The configured agent for the model in a folder, or for one of which only its limits are known.
 
     Raises:
-        SetupError: ``model_dir`` is not a model folder.
+        SetupError: ``model`` is a path and not a model folder.
         ConfigError: there is no such agent, or a file of the folder makes no sense.
     """
-    return agent_class(config.name)(model_dir, config)
+    return agent_class(config.name)(model, config)

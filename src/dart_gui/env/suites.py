@@ -32,6 +32,16 @@ def _nothing_to_check(config: EnvConfig) -> str:
     return "nothing to check"
 
 
+def domain_in_id(task_id: str) -> str:
+    """``osworld/chrome/<id>`` is of the domain ``chrome``; a suite without such parts is one domain.
+
+    >>> domain_in_id("osworld/chrome/12ab"), domain_in_id("miniwob/click-test")
+    ('chrome', 'miniwob')
+    """
+    suite, *middle, _ = task_id.split("/")
+    return middle[0] if middle else suite
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
     """A family of tasks and how to have environments for them.
@@ -48,6 +58,8 @@ class Suite:
     check_machine: Callable[[EnvConfig], str] = _nothing_to_check
     """Says what the environments will run on, in a moment and without starting anything; raises
     ``SetupError`` where the machine lacks something."""
+    domain_of: Callable[[str], str] = domain_in_id
+    """What a task id is counted under in a table by domain, and its folder in OSWorld's layout."""
 
     def __post_init__(self) -> None:
         if not self.task_ids or len(set(self.task_ids)) < len(self.task_ids):

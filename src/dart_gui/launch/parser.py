@@ -129,11 +129,45 @@ def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
             "  dart-gui eval --run latest --greedy           the newest checkpoint of a run\n"
             "  dart-gui eval --run latest --checkpoint best  the best by evaluations while training\n"
             "  dart-gui eval CONFIG --random                 random clicking\n"
-            "  dart-gui eval CONFIG --model.path models/my-agent"
+            "  dart-gui eval CONFIG --model.path models/my-agent\n"
+            "  dart-gui eval --agent openai --base-url http://127.0.0.1:8000/v1 --model NAME \\\n"
+            "      --grammar computer_use --suite desktop-mini --repeats 4 --out results"
         ),
     )
     _add_model_choice(parser)
     parser.add_argument("--episodes", type=int, metavar="N", help="eval.num_episodes")
+    _add_api(parser)
+
+
+def _add_api(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", metavar="SUITE", help="env.suite")
+    parser.add_argument(
+        "--tasks",
+        action="append",
+        default=[],
+        metavar="TASK,...",
+        help="env.tasks, without the suite's name too; `all` for all of the suite",
+    )
+    parser.add_argument("--parallel", type=int, metavar="N", help="episodes at once")
+    parser.add_argument(
+        "--agent",
+        choices=("model", "openai"),
+        default="model",
+        help="openai: a model behind an OpenAI-compatible server (docs/evaluation.md)",
+    )
+    api = parser.add_argument_group("with --agent openai")
+    api.add_argument("--base-url", metavar="URL", help="api.base_url, such as http://HOST:8000/v1")
+    api.add_argument("--model", metavar="NAME", help="api.model, its name on the server")
+    api.add_argument("--key-env", metavar="VARIABLE", help="that holds the key (OPENAI_API_KEY)")
+    api.add_argument(
+        "--grammar",
+        metavar="G",
+        help="uitars (default), computer_use (0-999), computer_use_pixels, or an agent.name",
+    )
+    api.add_argument("--max-steps", type=int, metavar="N", help="runner.max_steps (default 15)")
+    api.add_argument("--max-tokens", type=int, metavar="N", help="api.max_tokens, of one reply")
+    api.add_argument("--repeats", type=int, metavar="K", help="attempts at each instance (pass@k)")
+    api.add_argument("--out", type=Path, metavar="DIR", help="of the results; taken up if there")
 
 
 def _add_play(commands: argparse._SubParsersAction[_Parser]) -> None:

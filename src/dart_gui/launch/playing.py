@@ -15,9 +15,9 @@ from dart_gui.launch.evaluation import cancel_on_sigterm, open_policy
 from dart_gui.launch.run_folder import RunFolder
 from dart_gui.runner.clock import SystemClock
 from dart_gui.runner.episode import EpisodeLimits
-from dart_gui.runner.evaluate import sampling_seed
 from dart_gui.runner.play import PlayResult, play
 from dart_gui.runner.random_policy import RandomPolicy
+from dart_gui.runner.trials import sampling_seed
 from dart_gui.types import Task
 
 

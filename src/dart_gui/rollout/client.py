@@ -233,7 +233,7 @@ def parse_completion(body: Mapping[str, Any]) -> Completion:
     """
     choice = body["choices"][0]
     return Completion(
-        text=_whole_characters(choice["message"]["content"]),
+        text=whole_characters(choice["message"]["content"]),
         prompt_ids=body["prompt_token_ids"],
         response_ids=choice["token_ids"],
         rollout_logprobs=[float(item["logprob"]) for item in choice["logprobs"]["content"]],
@@ -247,7 +247,7 @@ def parse_completion(body: Mapping[str, Any]) -> Completion:
     )
 
 
-def _whole_characters(text: str) -> str:
+def whole_characters(text: str) -> str:
     """JSON can carry half of a surrogate pair, which can be neither stored nor sent on."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 

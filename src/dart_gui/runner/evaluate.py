@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dart_gui.errors import ConfigError
 from dart_gui.runner.clock import Clock
-from dart_gui.runner.episode import Episode, EpisodeLimits, run_leased_episode
+from dart_gui.runner.episode import Episode, EpisodeLimits
+from dart_gui.runner.trials import Played, Players, Trial
 from dart_gui.types import StopReason, Task
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from dart_gui.env.protocol import EnvCluster
     from dart_gui.runner.policy import Policy
 
-RETRY_S = 1.0  # before an instance that the infrastructure failed is tried again
 _Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
@@ -49,6 +47,25 @@ class SuccessRate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one episode ended. ``reward`` is None exactly where the infrastructure failed."""
+
+    stop_reason: StopReason
+    num_steps: int
+    reward: float | None
+    success: bool
+
+    @classmethod
+    def of(cls, episode: Episode) -> Outcome:
+        return cls(
+            stop_reason=episode.stop_reason,
+            num_steps=len(episode.steps),
+            reward=episode.evaluation.reward if episode.evaluation else None,
+            success=episode.succeeded,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
     """Of one task, or of all. Means are over the evaluated episodes; None where there are none."""
 
@@ -58,6 +75,21 @@ class TaskResult:
     stop_reasons: dict[str, int]
     num_failed: int  # instances that the infrastructure failed to the last attempt: in no rate
     failures: dict[str, int]  # their last reasons
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> TaskResult:
+        evaluated = [each for each in outcomes if each.reward is not None]
+        rewards = [each.reward for each in evaluated if each.reward is not None]
+        lengths = [each.num_steps for each in evaluated]
+        failed = [each.stop_reason for each in outcomes if each.reward is None]
+        return cls(
+            success=SuccessRate.of(sum(each.success for each in evaluated), len(evaluated)),
+            mean_reward=sum(rewards) / len(rewards) if rewards else None,
+            mean_steps=sum(lengths) / len(lengths) if lengths else None,
+            stop_reasons=_count([each.stop_reason for each in evaluated]),
+            num_failed=len(failed),
+            failures=_count(failed),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +131,22 @@ def wilson_interval(num_successes: int, num_episodes: int) -> tuple[float, float
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def pass_at_k(num_episodes: int, num_successes: int, k: int) -> float:
+    """The chance that at least one of ``k`` attempts at an instance succeeds, unbiased:
+    1 - C(n - c, k) / C(n, k) (Chen et al., 2021, arXiv 2107.03374, equation 1).
+
+    >>> pass_at_k(4, 1, 2)
+    0.5
+
+    Raises:
+        ValueError: not 1 <= k <= num_episodes, or no count of successes.
+    """
+    if not (1 <= k <= num_episodes and 0 <= num_successes <= num_episodes):
+        raise ValueError(f"pass@{k} of {num_successes} successes in {num_episodes} is not defined")
+    num_failures = num_episodes - num_successes
+    return 1.0 - math.comb(num_failures, k) / math.comb(num_episodes, k)
+
+
 async def evaluate(
     *,
     tasks: Sequence[str],
@@ -127,90 +175,43 @@ async def evaluate(
     per_task = math.ceil(num_episodes / len(tasks))
     # Task by task within an index, so that an evaluation that is cut short is still balanced.
     plan = [Task(task_id=name, seed=eval_seed(i)) for i in range(per_task) for name in tasks]
-    evaluation = _Evaluation(
+    players = Players(
         cluster=cluster,
         policy=policy,
         agent=agent,
         limits=limits,
         clock=clock,
         max_attempts=max_attempts,
-        on_progress=on_progress,
-        plan=plan,
     )
+    evaluation = _Evaluation(len(plan), on_progress)
     started_at = clock.monotonic()
-    await evaluation.run(num_slots)
-    return evaluation.result(tasks, wall_s=clock.monotonic() - started_at)
+    await players.play_all([Trial(task) for task in plan], num_slots, evaluation.ended)
+    return evaluation.result(
+        tasks, temperature=limits.temperature, wall_s=clock.monotonic() - started_at
+    )
 
 
 class _Evaluation:
-    def __init__(
-        self,
-        *,
-        cluster: EnvCluster,
-        policy: Policy,
-        agent: Agent,
-        limits: EpisodeLimits,
-        clock: Clock,
-        max_attempts: int,
-        on_progress: Callable[[EvalProgress], None],
-        plan: Sequence[Task],
-    ) -> None:
-        self._cluster = cluster
-        self._policy = policy
-        self._agent = agent
-        self._limits = limits
-        self._clock = clock
-        self._max_attempts = max_attempts
+    def __init__(self, num_total: int, on_progress: Callable[[EvalProgress], None]) -> None:
+        self._num_total = num_total
         self._on_progress = on_progress
-        self._plan = plan
-        self._todo = iter(plan)
         self._num_retries = 0
-        self._episodes: list[Episode] = []  # the last attempt at each instance
+        self._episodes: list[Episode] = []  # the last try of each instance
 
-    async def run(self, num_slots: int) -> None:
-        slots = [asyncio.create_task(self._slot()) for _ in range(num_slots)]
-        try:
-            await asyncio.gather(*slots)
-        finally:
-            for slot in slots:
-                slot.cancel()
-            await asyncio.gather(*slots, return_exceptions=True)
-
-    async def _slot(self) -> None:
-        for task in self._todo:  # one iterator for all slots
-            self._episodes.append(await self._play(task))
-            self._on_progress(self._progress())
-
-    async def _play(self, task: Task) -> Episode:
-        for attempt in range(1, self._max_attempts + 1):
-            episode = await self._attempt(task)
-            if episode.evaluation is not None or attempt == self._max_attempts:
-                return episode
-            self._num_retries += 1
-            await self._clock.sleep(RETRY_S * 2 ** (attempt - 1))
-        raise ValueError(f"max_attempts is {self._max_attempts}, expected at least 1")
-
-    async def _attempt(self, task: Task) -> Episode:
-        return await run_leased_episode(
-            task,
-            cluster=self._cluster,
-            policy=self._policy,
-            agent=self._agent,
-            limits=self._limits,
-            seed=sampling_seed(task),
-            clock=self._clock,
-            trajectory_id=f"eval/{task.task_id}/{task.seed}",
-        )
+    async def ended(self, played: Played) -> None:
+        self._num_retries += played.num_retries
+        self._episodes.append(played.episode)
+        self._on_progress(self._progress())
 
     def _progress(self) -> EvalProgress:
         return EvalProgress(
             num_done=len(self._episodes),
-            num_total=len(self._plan),
+            num_total=self._num_total,
             num_successes=sum(episode.succeeded for episode in self._episodes),
             num_failed=sum(episode.evaluation is None for episode in self._episodes),
         )
 
-    def result(self, tasks: Sequence[str], *, wall_s: float) -> EvalResult:
+    def result(self, tasks: Sequence[str], *, temperature: float, wall_s: float) -> EvalResult:
         versions = [
             step.completion.policy_version for episode in self._episodes for step in episode.steps
         ]
@@ -220,7 +221,7 @@ class _Evaluation:
                 name: _summary([e for e in self._episodes if e.task.task_id == name])
                 for name in tasks
             },
-            temperature=self._limits.temperature,
+            temperature=temperature,
             version_min=min(versions, default=None),
             version_max=max(versions, default=None),
             num_retries=self._num_retries,
@@ -228,24 +229,8 @@ class _Evaluation:
         )
 
 
-def sampling_seed(task: Task) -> int:
-    """The seed of the sampling on one held-out instance: 63 bits of sha256."""
-    digest = hashlib.sha256(f"eval:{task.task_id}:{task.seed}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def _summary(episodes: Sequence[Episode]) -> TaskResult:
-    rewards = [e.evaluation.reward for e in episodes if e.evaluation is not None]
-    lengths = [len(e.steps) for e in episodes if e.evaluation is not None]
-    failed = [e.stop_reason for e in episodes if e.evaluation is None]
-    return TaskResult(
-        success=SuccessRate.of(sum(e.succeeded for e in episodes), len(rewards)),
-        mean_reward=sum(rewards) / len(rewards) if rewards else None,
-        mean_steps=sum(lengths) / len(lengths) if lengths else None,
-        stop_reasons=_count([e.stop_reason for e in episodes if e.evaluation is not None]),
-        num_failed=len(failed),
-        failures=_count(failed),
-    )
+    return TaskResult.of([Outcome.of(episode) for episode in episodes])
 
 
 def _count(reasons: Sequence[StopReason]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,12 @@ from dart_gui.errors import DartError, EnvError, PolicyError
 from dart_gui.runner import drawing
 from dart_gui.runner.clock import Clock
 from dart_gui.runner.episode import Episode, EpisodeLimits, run_episode
-from dart_gui.types import Action, Evaluation, Observation, Step, StopReason, Task
+from dart_gui.runner.recorder import Recorder
+from dart_gui.types import Observation, Step, StopReason, Task
 
 if TYPE_CHECKING:
     from dart_gui.agent.agent import Agent
-    from dart_gui.env.protocol import Env, EnvCluster
+    from dart_gui.env.protocol import EnvCluster
     from dart_gui.runner.policy import Policy
 
 
@@ -62,7 +63,7 @@ async def play(
         DartError: what no retry mends, such as an unknown task.
     """
     async with cluster.lease(task) as env:
-        recorder = _Recorder(env)
+        recorder = Recorder(env)
         episode = await run_episode(
             task,
             env=recorder,
@@ -105,30 +106,6 @@ def write(episode: Episode, observations: list[Observation], out_dir: Path) -> P
         sheet=out_dir / "episode.png",
         report=report,
     )
-
-
-@dataclass(slots=True)
-class _Recorder:
-    """An environment that remembers what it showed."""
-
-    env: Env
-    observations: list[Observation] = field(default_factory=list)
-
-    async def reset(self, task: Task) -> Observation:
-        return self._seen(await self.env.reset(task))
-
-    async def step(self, action: Action) -> Observation:
-        return self._seen(await self.env.step(action))
-
-    async def evaluate(self) -> Evaluation:
-        return await self.env.evaluate()
-
-    async def close(self) -> None:
-        await self.env.close()
-
-    def _seen(self, observation: Observation) -> Observation:
-        self.observations.append(observation)
-        return observation
 
 
 def _failure(episode: Episode) -> DartError:

@@ -106,7 +106,14 @@ def desktop_suite(name: str, folder: Path, *, version: str) -> Suite:
         env_version=version,
         open_cluster=lambda config: open_desktops(config, tasks),
         check_machine=check,
+        domain_of=lambda task_id: domain_of(tasks, task_id),
     )
+
+
+def domain_of(tasks: TaskFolder, task_id: str) -> str:
+    """The application of a task; OSWorld's ``multi_apps`` where there are several, ``os`` without."""
+    apps = tasks.instantiate(Task(task_id=task_id, seed=0)).related_apps
+    return "multi_apps" if len(apps) > 1 else next(iter(apps), "os")
 
 
 def programs_of(tasks: TaskFolder, task_id: str) -> frozenset[str]:
