@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import subprocess
 import tempfile
 import time
@@ -147,8 +148,9 @@ def _left_processes(observer: Observer, place: Path) -> list[str]:
 
 
 def _left_files(tmp: Path) -> list[str]:
-    """The folder of all runs' desktops stays; it is empty then."""
-    return [path for path in files_in(tmp) if not Path(path).name.startswith("dart-desktops-")]
+    """But for the folders per user that stay for the next run, which are empty then."""
+    kept = re.compile(r"(dart-desktops-\d+|torchinductor_\w+)")
+    return [path for path in files_in(tmp) if not kept.fullmatch(Path(path).name)]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -107,6 +107,7 @@ def render(values: dict[str, Any], outcome: Outcome, verdicts: Sequence[Verdict]
                 ["", "median", "range", "growth", "bound", ""],
                 [_row(verdict) for verdict in verdicts if verdict.trend is not None],
             ),
+            "Memory by module (MiB):\n\n" + _modules(outcome, values["warm_up_s"]),
             table(
                 ["", "found", ""],
                 [
@@ -129,6 +130,17 @@ def _row(verdict: Verdict) -> list[str]:
     return [verdict.what, *numbers, _word(verdict)]
 
 
+def _modules(outcome: Outcome, warm_up_s: float) -> str:
+    warm = [sample for sample in outcome.samples if sample.at_s >= warm_up_s]
+    rows = []
+    for name in sorted({name for sample in warm for name in sample.memory_by}):
+        values = [sample.memory_by.get(name, 0.0) for sample in warm]
+        trend = trend_of([sample.at_s for sample in warm], values)
+        spread = f"{trend.low:.0f}-{trend.high:.0f}"
+        rows.append([name, f"{trend.median:.0f}", spread, f"{trend.growth:+.1f}"])
+    return table(["", "median", "range", "growth"], rows)
+
+
 def _word(verdict: Verdict) -> str:
     return "held" if verdict.held else "**leaks**"
 
@@ -140,5 +152,5 @@ def _method(values: dict[str, Any], outcome: Outcome) -> str:
         f"{values['warm_up_s']:g} s: the median of the slopes between all pairs of samples, times the "
         "duration. Desktops come and go with each episode, so every count has a wide range; a leak is a "
         "trend. Memory is the proportional set size. The run has a TMPDIR of its own: what is in it "
-        "after the end was left by it."
+        "after the end was left by it, but for the empty folders that caches keep there per user."
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ class Sample:
     num_files: int  # files and folders in the run's own TMPDIR, sockets of desktops included
     num_leased: int  # desktops that an episode holds, as the runner says
     memory_mib: float  # proportional set size
+    memory_by: dict[str, float]  # the same by module
 
 
 class Observer:
@@ -49,6 +52,9 @@ class Observer:
         now = processes.all_processes()
         tree = [each for root in self._roots for each in processes.tree(root, now)]
         self.seen.update({(each.pid, each.started): each for each in tree})
+        memory: Counter[str] = Counter()
+        for each in tree:
+            memory[module_of(each.command)] += processes.pss_bytes([each]) / 2**20
         return Sample(
             at_s=self._clock() - self._began,
             num_processes=len(tree),
@@ -56,8 +62,17 @@ class Observer:
             num_fds=sum(_num_fds(each.pid) for each in tree),
             num_files=len(files_in(self._tmp)),
             num_leased=self._leased(),
-            memory_mib=processes.pss_bytes(tree) / 2**20,
+            memory_mib=sum(memory.values()),
+            memory_by=dict(memory),
         )
+
+
+def module_of(command: str) -> str:
+    """The command of ours that a process runs; workers of the service and desktops have none."""
+    found = re.search(r"-m dart_gui ([a-z-]+)", command)
+    if found:
+        return found[1]
+    return "workers" if "multiprocessing" in command else "desktops"
 
 
 def still_running(seen: Sequence[Process]) -> list[Process]:

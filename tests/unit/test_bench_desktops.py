@@ -12,7 +12,7 @@ from benchmarks.desktops.report import desktops_per_gb
 from benchmarks.soak.report import Left, Outcome, judge
 from benchmarks.soak.runs import Follower
 from benchmarks.soak.trend import Bound, trend_of
-from benchmarks.soak.watch import Observer, Sample, still_running
+from benchmarks.soak.watch import Observer, Sample, module_of, still_running
 from benchmarks.utilisation import published
 from benchmarks.utilisation.episode import MIN_STEPS, Setting, script
 from benchmarks.utilisation.figures import Played, ceiling, shares_of_gain
@@ -143,6 +143,7 @@ def outcome(*, grows: bool = False, processes: list[str] | None = None) -> Outco
             num_files=12,
             num_leased=at % 4,
             memory_mib=1500,
+            memory_by={"runner": 500, "desktops": 1000},
         )
         for at in range(30)
     ]
@@ -179,7 +180,13 @@ def test_this_process_is_seen_and_still_runs(tmp_path: Path) -> None:
     assert sample.num_processes >= 1
     assert sample.num_fds > 2
     assert sample.memory_mib > 1
+    assert sum(sample.memory_by.values()) == pytest.approx(sample.memory_mib)
     assert os.getpid() in {each.pid for each in still_running(list(observer.seen.values()))}
+
+
+def test_memory_is_told_by_module() -> None:
+    commands = ("python -m dart_gui trainer --run x", "python -c from multiprocessing", "Xvfb :0")
+    assert [module_of(each) for each in commands] == ["trainer", "workers", "desktops"]
 
 
 def test_events_are_read_once_as_they_come(tmp_path: Path) -> None:
