@@ -35,7 +35,7 @@ check: setup ## lint, format and types, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup ## one benchmark: BENCH=learning, browser, episodes or decoupled (ARGS=--help)
+bench: setup ## one benchmark: BENCH=learning, browser, episodes, decoupled, desktops, utilisation or soak
 	$(BIN)/python -m benchmarks.$(or $(BENCH),$(error say which: make bench BENCH=browser)) $(ARGS)
 
 doctor: setup ## check the machine, the browser and the model

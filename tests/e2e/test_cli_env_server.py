@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,39 +41,66 @@ def marks(folder: Path) -> set[str]:
 
 
 @pytest.mark.desktop
-def test_desktops_outlive_a_server_that_is_killed(
+@pytest.mark.slow
+def test_a_server_is_killed_with_eight_leases_out(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    """One desktop dies with it, and one that nobody held is there: seven are found, the eighth lease
+    is lost, the ninth desktop is ended, and nothing is left of any after the end."""
     folder = tmp_path_factory.mktemp("s")
-    options = ("--desktops", "2", "--spares", "0", "--width", "320", "--height", "200")
+    options = ("--desktops", "8", "--spares", "1", "--width", "320", "--height", "200")
     server, url, token = start(folder, *options)
-    address = asyncio.run(use_a_desktop(url, token))
+    paths = asyncio.run(use_desktops(url, token, 8))
     server.send_signal(signal.SIGKILL)
     server.wait()
-    assert len(marks(folder)) == 1
+    leased = {lease["desktop_id"]: lease["lease_id"] for lease in remembered(folder)}
+    assert len(leased) == 8
+    assert marks(folder) > {str(folder / "d" / desktop_id) for desktop_id in leased}
+    dead = next(iter(leased))
+    assert processes.kill(str(folder / "d" / dead))
 
     server, url, token = start(folder, *options)
-    moved = Address(url=f"{url}{address}", headers={"Authorization": f"Bearer {token}"})
-    assert asyncio.run(pointer(moved)) == (33, 44)
+    headers = {"Authorization": f"Bearer {token}"}
+    status = json.loads(get(f"{url}/v1/status", headers))
+    ended = {reason: number for reason, number in status["num_ended"].items() if number}
+    assert (status["num_leased"], ended, status["num_orphans"]) == (7, {"lost": 1}, 1)
+    kept = {at: path for at, path in enumerate(paths) if leased[dead] not in path}
+    assert len(kept) == 7
+    for at, path in kept.items():
+        assert asyncio.run(pointer(Address(url=f"{url}{path}", headers=headers))) == (33 + at, 44)
     server.send_signal(signal.SIGTERM)
     assert server.wait(START_S) == 0
     assert marks(folder) == set()
     assert list((folder / "d").iterdir()) == []
 
 
-async def use_a_desktop(url: str, token: str) -> str:
-    """Leave a mark on a desktop; the path of its guest API. Its heartbeat ends with us."""
+def remembered(folder: Path) -> list[dict[str, Any]]:
+    return list(json.loads((folder / "registry.json").read_text())["leases"])
+
+
+def get(url: str, headers: dict[str, str]) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as response:
+        return bytes(response.read())
+
+
+async def use_desktops(url: str, token: str, number: int) -> list[str]:
+    """Leave a mark on each of some desktops; the paths of their guest APIs. Their heartbeats end with
+    us. Ready too: a spare, which nobody holds."""
     source = ServerSource([url], token)
     await source.start()
-    desktop = await source.take()
-    guest = GuestClient(desktop.address)
-    await guest.act(Click(point=Point(33, 44)))
-    await guest.close()
+    desktops = await asyncio.gather(*(source.take() for _ in range(number)))
+    for at, desktop in enumerate(desktops):
+        guest = GuestClient(desktop.address)
+        await guest.act(Click(point=Point(33 + at, 44)))
+        await guest.close()
+    headers = {"Authorization": f"Bearer {token}"}
+    while not json.loads(await asyncio.to_thread(get, f"{url}/v1/status", headers))["num_ready"]:
+        await asyncio.sleep(0.05)
     for held in source._held.values():
         held.heart.cancel()
     source._held.clear()  # as one that vanishes: nothing is released
     await source.close()
-    return desktop.address.url.removeprefix(url)
+    return [desktop.address.url.removeprefix(url) for desktop in desktops]
 
 
 async def pointer(address: Address) -> tuple[int, int]:

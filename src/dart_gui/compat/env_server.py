@@ -129,6 +129,8 @@ class PublishedRoutes:
             if lease.state is not LeaseState.RUNNING:
                 text = lease.message or f"not ready within {START_S:g} s"
                 raise TimeoutError(text)
+            if request.transport is None:  # else it and its quota would stay until they are idle
+                raise TimeoutError("the client did not wait for it")
             await self._forward(lease, token)
         except TimeoutError as error:
             await self._service.release(lease.lease_id, token)

@@ -1,0 +1,1 @@
+"""What desktops cost, by provider."""

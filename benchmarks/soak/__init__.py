@@ -1,0 +1,1 @@
+"""A long training run on desktops, watched for what it leaks."""

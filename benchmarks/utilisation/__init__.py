@@ -1,0 +1,1 @@
+"""An episode on our cluster against the published client's way, on the same desktop."""

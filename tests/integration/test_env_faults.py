@@ -1,0 +1,194 @@
+"""Faults of desktops and of clients: each is counted, nothing leaks, nobody else is touched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from dart_gui.env.desktop.client import GuestClient
+from dart_gui.env.desktop.cluster import DesktopCluster
+from dart_gui.env.desktop.env import Pace
+from dart_gui.env.desktop.mini import mini_tasks
+from dart_gui.env.desktop.pool import DesktopPool, DesktopSource
+from dart_gui.env.providers import processes
+from dart_gui.env.providers.fake import Fault
+from dart_gui.env.providers.sandbox import SandboxSpec
+from dart_gui.env.providers.xvfb import XvfbProvider
+from dart_gui.env.server.client import ServerSource
+from dart_gui.errors import EnvError
+from dart_gui.types import Click, Hover, Point, Task
+from tests.integration.test_env_server import ANN, BOB, ROOT, Running, call, lease, serving, until
+
+TASKS = mini_tasks()
+TASK = Task(task_id="desktop-mini/make-folder", seed=1)
+PACE = Pace(react_s=0.1, settle_s=0.1, settle_limit_s=10)
+
+
+async def counters(server: Running) -> dict[str, int]:
+    """Of /metrics: those that are not 0."""
+    async with server.as_(ROOT) as root, root.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    found = [line.removeprefix("dart_env_").rsplit(" ", 1) for line in lines if line[0] != "#"]
+    return {name: int(value) for name, value in found if "_total" in name and value != "0"}
+
+
+async def test_every_end_is_counted(tmp_path: Path) -> None:
+    faults = (Fault.NONE, Fault.NONE, Fault.NO_BOOT, Fault.NONE)
+    async with serving(tmp_path, faults=faults) as server, server.as_(ANN) as ann:
+        died, vanished = await lease(ann), await lease(ann, ttl_s=30)
+        assert (await call(ann, "POST", "/v1/leases", {"wait_s": 60}))[0] == 503
+        async with server.as_(BOB) as bob:
+            kept = await lease(bob, ttl_s=3600)
+            assert (await call(bob, "POST", "/v1/leases", {}))[0] == 429
+            gone = (await call(ann, "GET", f"/v1/leases/{died}"))[1]["desktop_id"]
+            await server.provider.destroy(gone)
+            server.clock.advance(31)
+            await server.service.reap()
+            assert await counters(server) == {
+                'leases_ended_total{reason="lost"}': 1,
+                'leases_ended_total{reason="expired"}': 1,
+                'leases_ended_total{reason="boot_failed"}': 1,
+                "boot_failures_total": 1,
+                "quota_refusals_total": 1,
+            }
+            assert (await call(ann, "GET", f"/v1/leases/{vanished}"))[1]["reason"] == "expired"
+            assert (await call(bob, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
+            assert len(await server.provider.find()) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault.GARBAGE, Fault.HANGS])
+async def test_a_desktop_behind_a_server_goes_wrong(
+    tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, faults=(fault, Fault.NONE)) as server, server.as_(BOB) as bob:
+        async with opened(ServerSource([server.url], ANN.token)) as cluster:
+            async with cluster.lease() as env:
+                kept = await lease(bob)
+                monkeypatch.setattr("dart_gui.env.desktop.client.ANSWER_S", 1.0)
+                with pytest.raises(EnvError):
+                    await env._guard(_use(env._client))
+            assert cluster.stats().num_replaced == 1
+            assert (await counters(server)) == {'leases_ended_total{reason="released"}': 1}
+            assert (await call(bob, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
+        (left,) = await server.provider.find()
+        assert (await call(bob, "GET", f"/v1/leases/{kept}"))[1]["desktop_id"] == left.desktop_id
+
+
+async def _use(client: GuestClient) -> None:
+    from dart_gui.env.desktop.env import picture_size
+
+    await client.act(Hover(point=Point(1, 1)))
+    picture_size((await client.screenshot()).png)
+
+
+async def test_a_client_that_gives_up_on_a_slow_boot_leaves_nothing(tmp_path: Path) -> None:
+    """The published client waits for 30 s, and the published server kept what it then booted."""
+    from dart_gui.compat.env_server import PublishedRoutes
+    from dart_gui.env.server.app import new_app
+
+    async with serving(tmp_path) as server:
+        app = new_app(server.service)
+        PublishedRoutes(server.service, forward_host="127.0.0.1").add_to(app)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        server.provider.hold_boot.clear()
+        headers = {"Authorization": f"Bearer {BOB.token}"}
+        async with aiohttp.ClientSession(url, headers=headers) as impatient:
+            waiting = asyncio.create_task(impatient.post("/start_emulator"))
+            await until(lambda: server.service.status().num_booting == 1)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        http = runner.server
+        assert http is not None
+        await until(lambda: not http.connections)
+        server.provider.hold_boot.set()
+        await until(lambda: server.service.status().num_leased == 0)
+        async with server.as_(BOB) as bob:
+            await lease(bob)  # its one place is free again
+        await runner.cleanup()
+        assert len(await server.provider.find()) == 1
+
+
+# --- real desktops -----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def opened(source: DesktopSource) -> AsyncIterator[DesktopCluster]:
+    cluster = DesktopCluster(source, TASKS, num_envs=2, pace=PACE)
+    await cluster.start()
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
+
+
+@pytest.fixture
+async def provider(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[XvfbProvider]:
+    root = tmp_path_factory.mktemp("d")
+    spec = SandboxSpec(home_mb=16, tmp_mb=16)
+    yield XvfbProvider(root, width=400, height=300, spec=spec)
+    assert list(root.iterdir()) == []
+    assert [each for each in processes.marked() if each.mark.startswith(str(root))] == []
+
+
+@pytest.mark.desktop
+async def test_a_real_desktop_that_hangs_is_replaced(
+    provider: XvfbProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = DesktopPool(provider, max_taken=2, spares=0)
+    async with opened(pool) as cluster, cluster.lease(TASK) as fine:
+        await fine.reset(TASK)
+        async with cluster.lease(TASK) as env:
+            await env.reset(TASK)
+            # The X server: the guest server answers still, and cannot look at the screen.
+            await env._client.execute("pkill -STOP Xvfb", shell=True)
+            with monkeypatch.context() as patch:
+                patch.setattr("dart_gui.env.desktop.client.ANSWER_S", 2.0)
+                with pytest.raises(EnvError, match="did not answer"):
+                    await env._guard(env._client.screenshot())
+        assert cluster.stats().num_replaced == 1
+        assert len(await provider.find()) == 1
+        await fine.step(Click(point=Point(5, 5)))
+        assert cluster.stats().num_replaced == 1
+
+
+@pytest.mark.desktop
+async def test_a_full_disk_breaks_what_needs_it_and_nothing_else(provider: XvfbProvider) -> None:
+    fill = "for at in . /tmp; do cat /dev/zero > $at/fill; done; true"
+    pool = DesktopPool(provider, max_taken=2, spares=0)
+    async with opened(pool) as cluster, cluster.lease(TASK) as fine:
+        await fine.reset(TASK)
+        async with cluster.lease(TASK) as env:
+            done = await env._client.execute(fill, shell=True)
+            assert "No space" in done.error
+            assert await env._client.act(Click(point=Point(5, 5))) is None
+            assert (await env._client.screenshot()).png.startswith(b"\x89PNG")
+            with pytest.raises(EnvError, match="No space"):
+                await env._guard(env._client.write_file("small", b"1" * 5000))
+        assert cluster.stats().num_replaced == 1
+        await fine._client.write_file("small", b"1" * 5000)
+        await fine.step(Click(point=Point(5, 5)))
+
+
+@pytest.mark.desktop
+async def test_a_boot_that_is_too_slow_is_counted_and_costs_no_place(
+    provider: XvfbProvider,
+) -> None:
+    pool = DesktopPool(provider, max_taken=1, spares=0)
+    await pool.start()
+    provider._boot_timeout_s = 0.01
+    with pytest.raises(EnvError, match=r"within 0\.01 s"):
+        await pool.take()
+    assert pool.stats().num_boot_failures == 1
+    assert await provider.find() == []
+    provider._boot_timeout_s = 120.0
+    await pool.give_back(await pool.take())
+    await pool.close()
