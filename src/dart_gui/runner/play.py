@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dart_gui.env.protocol import HearsInfeasible
 from dart_gui.errors import DartError, EnvError, PolicyError
 from dart_gui.runner import drawing
 from dart_gui.runner.clock import Clock
@@ -122,6 +123,10 @@ class _Recorder:
 
     async def evaluate(self) -> Evaluation:
         return await self.env.evaluate()
+
+    def declare_infeasible(self) -> None:
+        if isinstance(self.env, HearsInfeasible):
+            self.env.declare_infeasible()
 
     async def close(self) -> None:
         await self.env.close()
