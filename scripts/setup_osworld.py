@@ -66,7 +66,9 @@ def ensure() -> None:
     run(*pip, *quiet, "-r", str(LOCK), what="installing the metrics")
     # Each evaluation is a process that imports them all: without their compiled form a minute on a slow
     # machine, and pip leaves it out where PYTHONDONTWRITEBYTECODE is set.
-    run(str(VENV / "bin" / "python"), "-m", "compileall", "-qq", str(VENV / "lib"), what="compiling")
+    run(
+        str(VENV / "bin" / "python"), "-m", "compileall", "-qq", str(VENV / "lib"), what="compiling"
+    )
     run(str(VENV / "bin" / "python"), "-c", PROBE, what="importing the metrics")
     STAMP.write_text(wanted.hexdigest())
     say(f"the metrics are ready after {time.monotonic() - started_at:.0f} s")
