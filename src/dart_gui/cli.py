@@ -195,6 +195,22 @@ def _db(args: argparse.Namespace) -> int:
     return db_check.run(_console(), folder, folder.load_config(), fast=args.fast)
 
 
+def _osworld(args: argparse.Namespace) -> int:
+    from dart_gui.launch import osworld
+
+    if args.action == "mirror":
+        return osworld.run_mirror(_console(), args.tasks, args.cache, jobs=args.jobs)
+    return osworld.run_split(
+        _console(),
+        args.tasks,
+        args.out,
+        share=args.share,
+        domains=args.domain,
+        salt=args.salt,
+        cache=args.cache,
+    )
+
+
 def _tasks(args: argparse.Namespace) -> int:
     from dart_gui.launch import commands
 
@@ -369,6 +385,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "config": _config,
     "migrate": _migrate,
     "env-server": _env_server,
+    "osworld": _osworld,
     "pool": _pool,
     "sft": _sft,
     "rollout": _rollout,

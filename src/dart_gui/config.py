@@ -75,7 +75,8 @@ class AgentConfig(Section):
 
 class EnvConfig(Section):
     suite: str = "miniwob"
-    """Name of a suite of tasks, or your own as ``package.module:object`` or ``folder/file.py:object``."""
+    """Name of a suite of tasks, or your own as ``package.module:object`` or ``folder/file.py:object``.
+    OSWorld's is ``osworld@FOLDER``, or ``osworld@FOLDER/LIST.json``, with its evaluation_examples."""
     tasks: list[str] = []
     """Task ids; empty for the suite's default tasks."""
     num_envs: PositiveInt = 8
@@ -107,6 +108,18 @@ class EnvConfig(Section):
     """Milliseconds without a change until a desktop's screen counts as settled."""
     settle_limit_ms: PositiveInt = 2000
     """Milliseconds after which a screenshot is taken of a desktop that never settles."""
+    osworld_cache: str = "data/osworld-cache"
+    """Folder of the files that OSWorld's tasks download; ``dart-gui osworld mirror`` fills it."""
+    osworld_offline: bool = False
+    """What is not in that folder is an error, instead of a download."""
+    osworld_python: str = ".venv-osworld/bin/python"
+    """Interpreter that has ``desktop-env``; ``scripts/setup_osworld.py`` makes it."""
+    osworld_evaluate_s: Seconds = 300.0
+    """Wall-clock limit of one evaluation, and limit of its CPU time."""
+    osworld_memory_mb: PositiveInt = 4096
+    """Address space of one evaluation."""
+    osworld_password: str = "password"
+    """Of the desktop's user, for what the tasks' set-up does with sudo."""
 
 
 class RolloutConfig(Section):

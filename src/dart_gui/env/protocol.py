@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dart_gui.types import Action, Evaluation, Observation, Task
 
@@ -56,6 +56,15 @@ class Env(Protocol):
 
     async def close(self) -> None:
         """Give up the environment. Idempotent, and raises nothing that is expected."""
+        ...
+
+
+@runtime_checkable
+class HearsInfeasible(Protocol):
+    """An environment whose evaluation depends on whether the agent said that the task cannot be done."""
+
+    def declare_infeasible(self) -> None:
+        """The agent ended the episode with ``CallUser``; ``evaluate`` follows."""
         ...
 
 

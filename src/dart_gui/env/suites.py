@@ -6,11 +6,12 @@ import difflib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dart_gui.config import EnvConfig
 from dart_gui.env.protocol import EnvCluster
 from dart_gui.errors import ConfigError
-from dart_gui.registry import Registry
+from dart_gui.registry import Registry, absolute
 
 TRAIN_SEEDS = range(0, 2**30)
 EVAL_SEEDS = range(2**30, 2**31)
@@ -24,8 +25,12 @@ SUITES = Registry(
     builtin={
         "miniwob": "dart_gui.env.browser.miniwob_tasks:SUITE",
         "desktop-mini": "dart_gui.env.desktop.suite:SUITE",
+        "osworld": "dart_gui.env.osworld.suite:osworld_suite",
     },
 )
+
+PLACED = frozenset({"osworld"})
+"""Built-in suites whose tasks are in a folder of the user's."""
 
 
 def _nothing_to_check(config: EnvConfig) -> str:
@@ -93,18 +98,36 @@ class Suite:
 
 
 def get_suite(reference: str) -> Suite:
-    """The suite of a name, or of ``module:object`` or ``file.py:object``; see ``Registry``.
+    """The suite of a name, or of ``module:object`` or ``file.py:object``; see ``Registry``. One whose
+    tasks are the user's is named with their place: ``osworld@FOLDER``.
 
     Raises:
         ConfigError: there is none, it cannot be imported, or it is no ``Suite``.
     """
-    found = SUITES.load(reference)
+    name, _, place = reference.partition("@")
+    if name in PLACED:
+        if not place:
+            raise ConfigError(
+                f"env.suite = {reference!r} does not say where the tasks are: name their folder, as in "
+                f"{name}@/data/OSWorld/evaluation_examples, or a list of tasks in it"
+            )
+        made: object = SUITES.load(name)
+        assert callable(made)
+        found: object = made(place)
+    else:
+        found = SUITES.load(reference)
     if not isinstance(found, Suite):
         raise ConfigError(
             f"env.suite = {reference!r} is a {type(found).__name__}, expected a "
             "dart_gui.env.suites.Suite, such as page_suite() gives"
         )
     return found
+
+
+def absolute_suite(reference: str) -> str:
+    """``reference`` in the form that means the same in every working directory."""
+    name, at, place = reference.partition("@")
+    return f"{name}@{Path(place).absolute()}" if at and name in PLACED else absolute(reference)
 
 
 def open_cluster(config: EnvConfig) -> EnvCluster:

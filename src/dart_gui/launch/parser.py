@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_env_server(commands)
     _add_pool(commands)
     _add_env(commands)
+    _add_osworld(commands)
     _add_db(commands)
     _add_modules(commands)
     return parser
@@ -338,6 +339,53 @@ def _add_env(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     parser.add_argument("--all", action="store_true", help="check all tasks, not the default ones")
     parser.add_argument("--seed", type=int, default=0, help="instance to check (default 0)")
+
+
+def _add_osworld(commands: argparse._SubParsersAction[_Parser]) -> None:
+    parser = commands.add_parser(
+        "osworld", help="files and lists of OSWorld's tasks", allow_abbrev=False
+    )
+    parser.set_defaults(debug=False)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    mirror = _command(
+        actions,
+        "mirror",
+        summary="fetch what the tasks download, so that episodes need no network",
+        examples="  dart-gui osworld mirror OSWorld/evaluation_examples --cache data/osworld-cache\n\n"
+        "exit code: 0 all is there, 1 some could not be fetched; what is there is not fetched again",
+        overrides=False,
+    )
+    split = _command(
+        actions,
+        "split",
+        summary="write lists to train and to hold out, which share no file and no source",
+        examples="  dart-gui osworld split OSWorld/evaluation_examples --out lists\n"
+        "  dart-gui osworld split OSWorld/evaluation_examples --out lists --domain gimp --domain vlc",
+        overrides=False,
+    )
+    for one in (mirror, split):
+        one.add_argument(
+            "tasks", type=Path, metavar="TASKS", help="evaluation_examples, or a list in it"
+        )
+    mirror.add_argument(
+        "--cache", type=Path, required=True, metavar="DIR", help="env.osworld_cache"
+    )
+    mirror.add_argument(
+        "--jobs", type=int, default=4, metavar="N", help="files at once (default 4)"
+    )
+    split.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the lists"
+    )
+    split.add_argument(
+        "--share", type=float, default=0.2, help="of each domain's tasks to hold out (default 0.2)"
+    )
+    split.add_argument(
+        "--domain", action="append", default=[], metavar="NAME", help="hold out whole domains"
+    )
+    split.add_argument(
+        "--cache", type=Path, metavar="DIR", help="compare files by content where a mirror has them"
+    )
+    split.add_argument("--salt", default="", help="another text, another split")
 
 
 def _add_db(commands: argparse._SubParsersAction[_Parser]) -> None:

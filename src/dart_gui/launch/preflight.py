@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dart_gui.agent.registry import agent_class
 from dart_gui.config import Config
-from dart_gui.env.suites import get_suite
+from dart_gui.env.suites import absolute_suite, get_suite
 from dart_gui.errors import ConfigError, SetupError
 from dart_gui.model.folder import check_model_folder
 from dart_gui.registry import absolute as absolute_reference
@@ -40,7 +40,11 @@ def absolute(config: Config) -> Config:
     run = {"dir": str(Path(config.run.dir).absolute())}
     curation = {"pool": _absolute_or_empty(config.curation.pool)}
     rollout = {"token_file": _absolute_or_empty(config.rollout.token_file)}
-    env = {"suite": absolute_reference(config.env.suite)}
+    env = {
+        "suite": absolute_suite(config.env.suite),
+        "osworld_cache": str(Path(config.env.osworld_cache).absolute()),
+        "osworld_python": str(Path(config.env.osworld_python).absolute()),
+    }
     agent = {"name": absolute_reference(config.agent.name)}
     return config.model_copy(
         update={

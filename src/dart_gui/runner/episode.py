@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from dart_gui.env.protocol import HearsInfeasible
 from dart_gui.errors import ContextLengthError, EnvError, PolicyError
 from dart_gui.runner.clock import Clock, within
 from dart_gui.types import (
@@ -248,6 +249,8 @@ class _Play:
                 )
             )
             if stop_reason := self._stop_reason(observation):
+                if stop_reason is StopReason.INFEASIBLE and isinstance(self.env, HearsInfeasible):
+                    self.env.declare_infeasible()
                 return stop_reason, await self._evaluate()
             conversation.see(observation)
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dart_gui.env.protocol import HearsInfeasible
 from dart_gui.types import Action, Evaluation, Observation, Task
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class Recorder:
 
     async def evaluate(self) -> Evaluation:
         return await self.env.evaluate()
+
+    def declare_infeasible(self) -> None:
+        if isinstance(self.env, HearsInfeasible):
+            self.env.declare_infeasible()
 
     async def close(self) -> None:
         await self.env.close()

@@ -48,6 +48,15 @@ class CommandResult:
     error: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relayed:
+    """An answer as the guest gave it, whatever its status."""
+
+    status: int
+    body: bytes
+    content_type: str | None
+
+
 class GuestClient:
     """Talks to one guest server. Whatever goes wrong raises ``EnvError``.
 
@@ -126,6 +135,26 @@ class GuestClient:
             "utf-8", "replace"
         )
 
+    async def relay(
+        self,
+        method: str,
+        route: str,
+        *,
+        body: bytes = b"",
+        content_type: str | None = None,
+        timeout_s: float = ANSWER_S,
+    ) -> Relayed:
+        """Hand a request on, and its answer back; only a guest that does not answer is an error."""
+        headers = {"Content-Type": content_type} if content_type else None
+        async with self._request(
+            method, route, data=body, headers=headers, accept=None, timeout_s=timeout_s
+        ) as response:
+            return Relayed(
+                status=response.status,
+                body=await response.read(),
+                content_type=response.headers.get("Content-Type"),
+            )
+
     async def wait(
         self,
         *,
@@ -194,7 +223,7 @@ class GuestClient:
         route: str,
         *,
         timeout_s: float = ANSWER_S,
-        accept: tuple[int, ...] = (200,),
+        accept: tuple[int, ...] | None = (200,),
         **kwargs: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         # One deadline over connecting, the answer and its body: a guest may stall in each.
@@ -202,7 +231,7 @@ class GuestClient:
         url = self.address.url + route
         try:
             async with self._open().request(method, url, timeout=timeout, **kwargs) as response:
-                if response.status not in accept:
+                if accept is not None and response.status not in accept:
                     text = (await response.text(errors="replace"))[:MAX_TEXT]
                     raise EnvError(
                         f"{self._what} answered {method} {route} with {response.status}: {text}"

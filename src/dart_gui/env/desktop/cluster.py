@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.env import DesktopEnv, Pace
@@ -12,6 +13,10 @@ from dart_gui.env.desktop.pool import DesktopSource
 from dart_gui.env.desktop.tasks import TaskSource
 from dart_gui.env.protocol import ClusterStats
 from dart_gui.types import Task
+
+
+class MakeEnv(Protocol):
+    def __call__(self, client: GuestClient, tasks: TaskSource, *, pace: Pace) -> DesktopEnv: ...
 
 
 class DesktopCluster:
@@ -25,12 +30,14 @@ class DesktopCluster:
         num_envs: int,
         pace: Pace,
         clock: Callable[[], float] = time.monotonic,
+        make_env: MakeEnv = DesktopEnv,
     ) -> None:
         self._source = source
         self._tasks = tasks
         self._num_envs = num_envs
         self._pace = pace
         self._clock = clock
+        self._make_env = make_env
         self._leased_at: dict[DesktopEnv, float] = {}
         self._num_replaced = 0
         self._busy_s = 0.0
@@ -50,7 +57,7 @@ class DesktopCluster:
             self._tasks.check(task.task_id)
         desktop = await self._source.take()
         client = GuestClient(desktop.address, what=f"the desktop {desktop.desktop_id}")
-        env = DesktopEnv(client, self._tasks, pace=self._pace)
+        env = self._make_env(client, self._tasks, pace=self._pace)
         self._leased_at[env] = self._clock()
         try:
             yield env

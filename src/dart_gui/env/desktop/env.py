@@ -65,7 +65,7 @@ class DesktopEnv:
 
     async def evaluate(self) -> Evaluation:
         task = self._check("evaluate")
-        reward = await self._guard(evaluate(self._client, task.evaluator, sleep=self._sleep))
+        reward = await self._guard(self._score(task))
         return Evaluation(reward=reward, success=reward >= 1.0)
 
     async def close(self) -> None:
@@ -73,8 +73,14 @@ class DesktopEnv:
         await self._client.close()
 
     async def _start(self, task: DesktopTask) -> Observation:
-        await set_up(self._client, task.config, sleep=self._sleep)
+        await self._set_up(task)
         return await self._observe(task)
+
+    async def _set_up(self, task: DesktopTask) -> None:
+        await set_up(self._client, task.config, sleep=self._sleep)
+
+    async def _score(self, task: DesktopTask) -> float:
+        return await evaluate(self._client, task.evaluator, sleep=self._sleep)
 
     async def _act(self, task: DesktopTask, action: Action) -> Observation:
         action_error = await self._client.act(action)

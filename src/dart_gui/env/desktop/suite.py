@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dart_gui.config import EnvConfig
-from dart_gui.env.desktop.cluster import DesktopCluster
-from dart_gui.env.desktop.env import Pace
+from dart_gui.env.desktop.cluster import DesktopCluster, MakeEnv
+from dart_gui.env.desktop.env import DesktopEnv, Pace
 from dart_gui.env.desktop.mini import FOLDER, NAME, VERSION
 from dart_gui.env.desktop.pool import DesktopPool, DesktopSource
 from dart_gui.env.desktop.tasks import TaskFolder, TaskSource
@@ -28,7 +28,9 @@ PROGRAMS = {  # what an application of OSWorld's names is on Debian
 }
 
 
-def open_desktops(config: EnvConfig, tasks: TaskSource) -> DesktopCluster:
+def open_desktops(
+    config: EnvConfig, tasks: TaskSource, *, make_env: MakeEnv = DesktopEnv
+) -> DesktopCluster:
     """A cluster over the env servers of a configuration, or over this machine; not started.
 
     Raises:
@@ -40,7 +42,9 @@ def open_desktops(config: EnvConfig, tasks: TaskSource) -> DesktopCluster:
         settle_limit_s=config.settle_limit_ms / 1e3,
         wait_s=config.wait_ms / 1e3,
     )
-    return DesktopCluster(_source(config), tasks, num_envs=config.num_envs, pace=pace)
+    return DesktopCluster(
+        _source(config), tasks, num_envs=config.num_envs, pace=pace, make_env=make_env
+    )
 
 
 def _source(config: EnvConfig) -> DesktopSource:
@@ -68,7 +72,8 @@ def read_server_token(config: EnvConfig) -> str:
     return token
 
 
-def _check_machine(config: EnvConfig, programs: Iterable[str]) -> str:
+def check_desktops(config: EnvConfig, programs: Iterable[str]) -> str:
+    """Where the desktops will come from. Raises ``SetupError`` or ``AuthError`` where they cannot."""
     if config.servers:
         read_server_token(config)
         return f"desktops of {', '.join(config.servers)}"
@@ -97,7 +102,7 @@ def desktop_suite(name: str, folder: Path, *, version: str) -> Suite:
 
     def check(config: EnvConfig) -> str:
         needed = {name for task_id in config.tasks or default for name in programs.get(task_id, ())}
-        return _check_machine(config, needed)
+        return check_desktops(config, needed)
 
     return Suite(
         name=name,

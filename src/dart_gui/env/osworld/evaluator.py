@@ -1,0 +1,171 @@
+"""OSWorld's getters and metrics on one task; runs by itself in the environment that has ``desktop-env``.
+
+One JSON object comes on standard input, one goes to standard output: ``{"score": ...}``, or ``{"error":
+...}``. Nothing of this project is imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+ANSWER_S = 60.0
+
+
+def main() -> int:
+    # Metrics and getters print, and so may what they import of the agent's files.
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = json.loads(sys.stdin.read())
+    _limit(request["limits"])
+    try:
+        result: dict[str, Any] = {"score": evaluate(request["evaluator"], Environment(request))}
+    except Exception as error:  # whatever OSWorld's code raises: the caller makes it our error
+        result = {"error": f"{type(error).__name__}: {error}"}
+    answer.write(json.dumps(result))
+    answer.close()
+    os._exit(0)  # threads and child processes of metrics must not keep us
+
+
+def _limit(limits: Mapping[str, int]) -> None:
+    for name, value in {**limits, "CORE": 0}.items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(kind)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+class Environment:
+    """What OSWorld's getters look at: its ``DesktopEnv``, as far as they use it."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self.vm_ip: str = request["host"]
+        self.server_port: int = request["port"]
+        self.cache_dir: str = request["cache_dir"]
+        self.current_use_proxy = False
+        self.controller = _controller(self.vm_ip, self.server_port)
+
+    @property
+    def vm_platform(self) -> str:
+        return str(self.controller.get_vm_platform())
+
+    @property
+    def vm_screen_size(self) -> Any:
+        return self.controller.get_vm_screen_size()
+
+    @property
+    def chromium_port(self) -> NoReturn:
+        raise RuntimeError("Chrome's debugger of the desktop cannot be reached from here")
+
+    @property
+    def vlc_port(self) -> NoReturn:
+        raise RuntimeError("VLC's interface of the desktop cannot be reached from here")
+
+
+def _controller(host: str, port: int) -> Any:
+    """OSWorld's own, without its waits: it asks three times, five seconds apart, for a file that is
+    not there."""
+    import requests
+    from desktop_env.controllers.python import PythonController
+
+    class Controller(PythonController):  # type: ignore[misc]
+        def execute_python_command(self, command: str) -> dict[str, Any]:
+            """Without pyautogui, which getters do not use and not every desktop has."""
+            body: dict[str, Any] = {"command": ["python3", "-c", command], "shell": False}
+            done = requests.post(f"{self.http_server}/execute", json=body, timeout=ANSWER_S)
+            done.raise_for_status()
+            result: dict[str, Any] = done.json()
+            if result.get("returncode") != 0:
+                raise RuntimeError(f"{command!r} failed in the desktop: {result.get('error')}")
+            return result
+
+    controller = Controller(host, port)
+    controller.retry_times = 1
+    controller.retry_interval = 0
+    return controller
+
+
+def load() -> tuple[types.ModuleType, types.ModuleType]:
+    """OSWorld's (metrics, getters), with what they import and no metric here needs stood in for."""
+    sys.modules.setdefault("easyocr", _absent("easyocr"))
+    metrics = importlib.import_module("desktop_env.evaluators.metrics")
+    getters = importlib.import_module("desktop_env.evaluators.getters")
+    return metrics, getters
+
+
+def _absent(name: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+
+    def missing(attribute: str) -> NoReturn:
+        raise AttributeError(f"{name} is not installed here, so there is no {name}.{attribute}")
+
+    module.__getattr__ = missing  # type: ignore[method-assign]
+    return module
+
+
+def evaluate(published: Mapping[str, Any], env: Environment) -> float:
+    """OSWorld's reward: with "and" the mean, but 0 where one is 0; with "or" the best.
+
+    A result that is not there (``FileNotFoundError``, or a metric that fails on ``None``) is worth 0:
+    the agent did not make it. All else that raises is an error.
+    """
+    every = published.get("conj", "and") == "and"
+    scores = []
+    for check in checks(published):
+        score = _score(check, env)
+        if every and score == 0.0:
+            return 0.0
+        if not every and score == 1.0:
+            return 1.0
+        scores.append(score)
+    return sum(scores) / len(scores) if every else max(scores)
+
+
+def checks(published: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """OSWorld writes a single check without lists, several as lists of equal length."""
+    func = published["func"]
+    many = isinstance(func, list)
+    count = len(func) if many else 1
+
+    def each(key: str) -> list[Any]:
+        entry = published.get(key) or None
+        return entry if many and isinstance(entry, list) else [entry] * count
+
+    for name, result, expected, options in zip(
+        each("func"), each("result"), each("expected"), each("options"), strict=True
+    ):
+        yield {"func": name, "result": result, "expected": expected, "options": options or {}}
+
+
+def _score(check: Mapping[str, Any], env: Environment) -> float:
+    metrics, getters = load()
+    result = check["result"]
+    getter, metric = getattr(getters, f"get_{result['type']}"), getattr(metrics, check["func"])
+    try:
+        arguments = [getter(env, result)]
+    except FileNotFoundError:
+        return 0.0
+    if check["expected"]:
+        expected = check["expected"]
+        arguments.append(getattr(getters, f"get_{expected['type']}")(env, expected))
+    if arguments[0] is None:
+        # Most metrics answer 0 to that; some fail on it.
+        with contextlib.suppress(Exception):
+            return float(metric(*arguments, **check["options"]))
+        return 0.0
+    return float(metric(*arguments, **check["options"]))
+
+
+if __name__ == "__main__":
+    sys.path.remove(
+        str(Path(__file__).parent)
+    )  # its `tasks` and `setup` are not what OSWorld means
+    sys.exit(main())

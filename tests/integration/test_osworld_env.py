@@ -1,0 +1,267 @@
+"""OSWorld's set-up steps and evaluation over the guest API; the evaluator's process is a script here."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dart_gui.env.desktop.client import GuestClient
+from dart_gui.env.desktop.env import Pace
+from dart_gui.env.osworld.door import Door
+from dart_gui.env.osworld.downloads import Downloads
+from dart_gui.env.osworld.env import OsworldEnv, OsworldSettings
+from dart_gui.env.osworld.evaluate import EvaluatorSettings
+from dart_gui.env.osworld.setup import fill_history
+from dart_gui.env.osworld.tasks import OsworldFolder
+from dart_gui.env.providers.fake import FakeProvider
+from dart_gui.errors import EnvError
+from dart_gui.types import Task
+
+TASK = Task(task_id="osworld/os/a", seed=0)
+RESULT = {"type": "vm_command_line", "command": ["true"]}
+EVALUATOR: dict[str, Any] = {"func": "exact_match", "result": RESULT}
+Make = Callable[..., OsworldEnv]
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[GuestClient]:
+    provider = FakeProvider(tmp_path / "desktops")
+    await provider.start()
+    desktop = await provider.create("one")
+    made = GuestClient(desktop.address)
+    yield made
+    await made.close()
+    await provider.destroy("one")
+
+
+async def no_sleep(_: float) -> None:
+    pass
+
+
+@pytest.fixture
+async def make(tmp_path: Path, client: GuestClient) -> AsyncIterator[Make]:
+    """An environment with one task, and an evaluator that is the given shell script."""
+    envs: list[OsworldEnv] = []
+
+    def made(
+        *steps: dict[str, Any],
+        evaluator: dict[str, Any] = EVALUATOR,
+        script: str = "cat >/dev/null; echo '{\"score\": 1}'",
+        timeout_s: float = 60.0,
+    ) -> OsworldEnv:
+        path = tmp_path / "evaluation_examples" / "examples" / "os" / "a.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = {"instruction": "Do it.", "config": list(steps), "evaluator": evaluator}
+        path.write_text(json.dumps(text))
+        python = tmp_path / "python"
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        tasks = OsworldFolder(tmp_path / "evaluation_examples")
+        settings = OsworldSettings(
+            folder=tasks.folder,
+            downloads=Downloads(tmp_path / "cache", offline=True),
+            evaluator=EvaluatorSettings(python=python, timeout_s=timeout_s, memory_mb=4096),
+            password="secret",
+        )
+        env = OsworldEnv(
+            client, tasks, pace=Pace(react_s=0, wait_s=0), settings=settings, sleep=no_sleep
+        )
+        envs.append(env)
+        return env
+
+    yield made
+    for env in envs:
+        await env.close()
+
+
+def step(kind: str, **parameters: Any) -> dict[str, Any]:
+    return {"type": kind, "parameters": parameters}
+
+
+async def cache(tmp_path: Path, url: str, content: bytes) -> None:
+    """As a mirror leaves it."""
+    downloads = Downloads(tmp_path / "cache")
+    partial = downloads._partial(url)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(content)
+    downloads._keep(url)
+
+
+async def test_files_come_from_the_cache_and_from_the_folder(
+    make: Make, client: GuestClient, tmp_path: Path
+) -> None:
+    await cache(tmp_path, "http://h/1", b"one")
+    (tmp_path / "two").write_bytes(b"two")
+    env = make(
+        step("download", files=[{"url": "http://h/1", "path": "one.txt"}]),
+        step("upload_file", files=[{"local_path": "two", "path": "two.txt"}]),
+    )
+    assert (await env.reset(TASK)).instruction == "Do it."
+    assert await client.read_file("one.txt") == b"one"
+    assert await client.read_file("two.txt") == b"two"
+
+
+async def test_a_file_that_is_not_mirrored_is_infrastructure(make: Make) -> None:
+    env = make(step("download", files=[{"url": "http://h/1", "path": "one.txt"}]))
+    with pytest.raises(EnvError, match="dart-gui osworld mirror"):
+        await env.reset(TASK)
+    assert env.is_broken
+
+
+async def test_commands_have_placeholders_output_files_and_conditions(
+    make: Make, client: GuestClient
+) -> None:
+    count = "echo x >> n; wc -l < n"
+    env = make(
+        step(
+            "execute", command="echo {CLIENT_PASSWORD} {SCREEN_WIDTH_HALF}", shell=True, stdout="o"
+        ),
+        step("command", command=["sh", "-c", "echo bad >&2; exit 3"], stderr="e"),
+        step("execute", command=count, shell=True, until={"stdout": "3"}),
+        step("activate_window", window_name="not there"),
+        step("sleep", seconds=3),
+    )
+    await env.reset(TASK)
+    assert (env._scratch / "o").read_text() == "secret 160\n"
+    assert (env._scratch / "e").read_text() == "bad\n"
+    assert (await client.read_file("n")) == b"x\n" * 3
+    await env.close()
+    assert not env._scratch.exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (step("login", platform="googledrive"), "Google account"),
+        (step("googledrive", operation=["delete"]), "Google account"),
+        (step("proxy"), "proxy provider"),
+        (step("tidy_desktop"), "nothing behind it"),
+        (step("execute", command=["true"], stdout="../out"), "outside of the trajectory"),
+    ],
+)
+async def test_steps_that_cannot_be_done_say_what_is_missing(
+    make: Make, made: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(EnvError, match=says):
+        await make(made).reset(TASK)
+
+
+def test_history_is_in_chromes_time(tmp_path: Path) -> None:
+    database = tmp_path / "h"
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "CREATE TABLE urls (id INTEGER PRIMARY KEY, url, title, visit_count, typed_count, "
+            "last_visit_time, hidden)"
+        )
+        connection.execute(
+            "CREATE TABLE visits (url, visit_time, from_visit, transition, segment_id, visit_duration)"
+        )
+    connection.close()
+    visit = {"url": "http://u", "title": "t", "visit_time_from_now_in_seconds": 60}
+    fill_history(database, [visit, visit], now=60.0)  # so the visit was when Unix time began
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("SELECT url, visit_time FROM visits").fetchall()
+    connection.close()
+    assert rows == [(1, 11_644_473_600_000_000), (2, 11_644_473_600_000_000)]
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("cat >/dev/null; kill -9 $$", "ended with -9"),
+        ("cat >/dev/null; echo oops >&2; exit 1", "oops"),
+        ("cat >/dev/null; echo garbage", "garbage"),
+        ("cat >/dev/null; echo '[1]'", "instead of a JSON object"),
+        ("cat >/dev/null; echo '{\"score\": 7}'", r"expected a number in \[0, 1\]"),
+        ("cat >/dev/null; echo '{\"score\": NaN}'", r"expected a number in \[0, 1\]"),
+        ("cat >/dev/null; echo '{\"score\": null}'", "expected a score"),
+        ('cat >/dev/null; echo \'{"error": "KeyError: x"}\'', "KeyError: x"),
+        ("exit 0", "instead of a JSON object"),
+    ],
+)
+async def test_an_evaluator_that_fails_is_never_a_zero(make: Make, script: str, says: str) -> None:
+    env = make(script=script)
+    await env.reset(TASK)
+    with pytest.raises(EnvError, match=says):
+        await env.evaluate()
+
+
+async def test_an_evaluator_that_hangs_ends_with_its_children(make: Make, tmp_path: Path) -> None:
+    env = make(script=f"cat >/dev/null; sleep 600 & echo $! > {tmp_path}/pid; wait", timeout_s=2.0)
+    await env.reset(TASK)
+    with pytest.raises(EnvError, match="did not end within 2 s"):
+        await env.evaluate()
+    state = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+async def test_without_the_evaluator_the_error_says_how_to_get_it(
+    make: Make, tmp_path: Path
+) -> None:
+    env = make()
+    (tmp_path / "python").unlink()
+    await env.reset(TASK)
+    with pytest.raises(EnvError, match=r"setup_osworld\.py"):
+        await env.evaluate()
+
+
+async def test_expected_files_are_placed_and_cannot_lead_out(make: Make, tmp_path: Path) -> None:
+    await cache(tmp_path, "http://h/gold", b"gold")
+    gold = {"type": "cloud_file", "path": "http://h/gold", "dest": "gold.txt"}
+    show = 'cat >/dev/null; test "$(cat gold.txt)" = gold && echo \'{"score": 0.5}\''
+    env = make(evaluator=EVALUATOR | {"expected": gold}, script=show)
+    await env.reset(TASK)
+    evaluation = await env.evaluate()
+    assert (evaluation.reward, evaluation.success) == (0.5, False)
+    out = make(evaluator=EVALUATOR | {"expected": gold | {"dest": "../gold.txt"}})
+    await out.reset(TASK)
+    with pytest.raises(EnvError, match="out of its folder"):
+        await out.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("func", "declared", "reward"),
+    [
+        ("infeasible", True, 1.0),
+        ("infeasible", False, 0.0),
+        ("exact_match", True, 0.0),
+        ("exact_match", False, 1.0),
+    ],
+)
+async def test_infeasible_is_only_what_the_agent_says_is(
+    make: Make, func: str, declared: bool, reward: float
+) -> None:
+    env = make(evaluator=EVALUATOR | {"func": func})
+    await env.reset(TASK)
+    if declared:
+        env.declare_infeasible()
+    assert (await env.evaluate()).reward == reward
+
+
+async def test_a_desktop_that_is_gone_is_not_a_missing_file(
+    make: Make, client: GuestClient
+) -> None:
+    env = make()
+    await env.reset(TASK)
+    await client._call("GET", "/health")
+    assert client.address.socket is not None
+    client.address.socket.unlink()
+    await client.close()
+    with pytest.raises(EnvError, match="cannot be reached"):
+        await env.evaluate()
+
+
+async def test_the_door_is_for_who_has_its_password(client: GuestClient) -> None:
+    async with Door(client, answer_s=30) as door:
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{door.port}/health") as answer:
+                assert answer.status == 401
+            async with session.get(f"http://{door.host}:{door.port}/health") as answer:
+                assert answer.status == 200
+        assert door.failure is None
