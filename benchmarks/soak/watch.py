@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Observer:
         now = processes.all_processes()
         tree = [each for root in self._roots for each in processes.tree(root, now)]
         self.seen.update({(each.pid, each.started): each for each in tree})
-        memory: Counter[str] = Counter()
+        memory: defaultdict[str, float] = defaultdict(float)
         for each in tree:
             memory[module_of(each.command)] += processes.pss_bytes([each]) / 2**20
         return Sample(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -31,7 +31,7 @@ class Meter:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self.seconds: Counter[Part] = Counter()
+        self.seconds: defaultdict[Part, float] = defaultdict(float)
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:
