@@ -108,7 +108,7 @@ async def test_a_client_that_gives_up_on_a_slow_boot_leaves_nothing(tmp_path: Pa
             await asyncio.gather(waiting, return_exceptions=True)
         http = runner.server
         assert http is not None
-        await until(lambda: not http.connections)
+        await until(lambda: all(each.transport is None for each in http.connections))
         server.provider.hold_boot.set()
         await until(lambda: server.service.status().num_leased == 0)
         async with server.as_(BOB) as bob:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -10,9 +12,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from PIL import Image
 
+from dart_gui.env.browser.chromium import find_chromium
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.env import Pace
+from dart_gui.env.osworld import chrome
 from dart_gui.env.osworld.door import Door
 from dart_gui.env.osworld.downloads import Downloads
 from dart_gui.env.osworld.env import OsworldEnv, OsworldSettings
@@ -135,6 +140,69 @@ async def test_commands_have_placeholders_output_files_and_conditions(
     assert not env._scratch.exists()
 
 
+async def test_programs_are_started_and_the_wallpaper_is_set(
+    make: Make, client: GuestClient, tmp_path: Path
+) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    (tmp_path / "w.png").write_bytes(picture.getvalue())
+    env = make(
+        step("upload_file", files=[{"local_path": "w.png", "path": "w.png"}]),
+        step("change_wallpaper", path="w.png"),
+        step("launch", command="touch launched"),
+        step("execute", command="test -f launched", shell=True, until={"returncode": 0}),
+        step(
+            "execute_with_verification",
+            command="touch done",
+            shell=True,
+            verification={"command_success": "test -f done"},
+        ),
+    )
+    await env.reset(TASK)
+    assert (await client.relay("POST", "/wallpaper")).body == picture.getvalue()
+
+
+async def test_a_program_that_is_not_there_is_infrastructure(make: Make) -> None:
+    with pytest.raises(EnvError, match="no-such-program"):
+        await make(step("launch", command=["no-such-program"])).reset(TASK)
+
+
+@pytest.mark.browser
+async def test_tabs_of_a_real_chromium(client: GuestClient, tmp_path: Path) -> None:
+    profile = tmp_path / "profile"
+    chromium = await asyncio.create_subprocess_exec(
+        find_chromium().path,
+        *("--headless", "--no-sandbox", "--remote-debugging-port=0", f"--user-data-dir={profile}"),
+        "data:text/html,first",
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(120):
+            while not (profile / "DevToolsActivePort").exists():
+                await asyncio.sleep(0.05)
+        port = int((profile / "DevToolsActivePort").read_text().split()[0])
+        pages = ["data:text/html,one", "data:text/html,two?a=1&b=2"]
+        await chrome.open_tabs(client, pages, ports=[1, port])
+        assert await urls_of(port) == sorted(pages)
+        await chrome.close_tabs(client, [pages[0], "http://not.there/"], ports=[port])
+        assert await urls_of(port) == pages[1:]
+    finally:
+        chromium.kill()
+        await chromium.wait()
+
+
+async def urls_of(port: int) -> list[str]:
+    """Once none is a tab that has not begun to load, or is closing."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        while True:
+            async with session.get(f"http://localhost:{port}/json/list") as answer:
+                urls = sorted(t["url"] for t in await answer.json() if t["type"] == "page")
+            if not any(url in ("", "about:blank", "data:text/html,first") for url in urls):
+                return urls
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("made", "says"),
     [
@@ -142,6 +210,8 @@ async def test_commands_have_placeholders_output_files_and_conditions(
         (step("googledrive", operation=["delete"]), "Google account"),
         (step("proxy"), "proxy provider"),
         (step("tidy_desktop"), "nothing behind it"),
+        (step("act"), "nothing behind it"),
+        (step("replay"), "nothing behind it"),
         (step("execute", command=["true"], stdout="../out"), "outside of the trajectory"),
     ],
 )

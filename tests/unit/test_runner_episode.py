@@ -80,6 +80,20 @@ async def test_done_by_the_agent(agent):
     assert episode.succeeded
 
 
+class ListeningEnv(ScriptedEnv):
+    declared = 0
+
+    def declare_infeasible(self) -> None:
+        self.declared += 1
+
+
+@pytest.mark.parametrize(("reply", "declared"), [(CALL_USER, 1), (FINISHED, 0)])
+async def test_an_environment_that_asks_hears_that_the_task_cannot_be_done(agent, reply, declared):
+    env = ListeningEnv(reward=1.0)
+    await play(agent, env, reply)
+    assert env.declared == declared
+
+
 async def test_infeasible_is_worth_what_the_task_says(agent):
     episode = await play(agent, ScriptedEnv(reward=1.0), CALL_USER)
     assert episode.stop_reason is StopReason.INFEASIBLE

@@ -11,11 +11,14 @@ from dart_gui.errors import EnvError
 START_S = 60.0
 ANSWER_S = 120.0
 
-# Runs in the desktop: `python3 -c PROGRAM open|close SECONDS URL...`. The ports are where OSWorld's
-# tasks have the debugger, behind socat and without.
+PORTS = (9222, 1337)
+"""Where OSWorld's tasks have the debugger: behind socat, and without."""
+
+# Runs in the desktop: `python3 -c PROGRAM open|close SECONDS PORT,PORT URL...`.
 PROGRAM = """
 import json, sys, time, urllib.parse, urllib.request
-verb, limit, urls = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
+verb, limit, urls = sys.argv[1], float(sys.argv[2]), sys.argv[4:]
+ports = sys.argv[3].split(",")
 def ask(port, path, method="GET"):
     request = urllib.request.Request(f"http://localhost:{port}{path}", method=method)
     with urllib.request.urlopen(request, timeout=10) as answer:
@@ -23,14 +26,14 @@ def ask(port, path, method="GET"):
 def find():
     deadline = time.monotonic() + limit
     while True:
-        for port in (9222, 1337):
+        for port in ports:
             try:
                 ask(port, "/json/version")
                 return port
             except OSError as error:
                 last = error
         if time.monotonic() > deadline:
-            sys.exit(f"Chrome's debugger does not answer on the ports 9222 and 1337: {last}")
+            sys.exit(f"Chrome's debugger does not answer on port {' and '.join(ports)}: {last}")
         time.sleep(0.2)
 def plain(url):
     parts = urllib.parse.urlsplit(url if "//" in url else "//" + url)
@@ -41,7 +44,7 @@ port = find()
 before = tabs(port)
 if verb == "open":
     for url in urls:
-        ask(port, "/json/new?" + urllib.parse.quote(url, safe=":/?&=%#"), "PUT")
+        ask(port, "/json/new?" + urllib.parse.quote(url, safe=""), "PUT")
     for tab in before[-1:] if urls else []:
         ask(port, "/json/close/" + tab["id"])
 else:
@@ -51,22 +54,27 @@ else:
 """
 
 
-async def open_tabs(client: GuestClient, urls: Sequence[str]) -> None:
+async def open_tabs(
+    client: GuestClient, urls: Sequence[str], *, ports: Sequence[int] = PORTS
+) -> None:
     """A tab for each, and the one that Chrome started with closed. They may still load then.
 
     Raises:
         EnvError: Chrome does not answer.
     """
-    await _run(client, "open", urls)
+    await _run(client, "open", urls, ports)
 
 
-async def close_tabs(client: GuestClient, urls: Sequence[str]) -> None:
+async def close_tabs(
+    client: GuestClient, urls: Sequence[str], *, ports: Sequence[int] = PORTS
+) -> None:
     """One tab for each; nothing happens where there is none. Raises ``EnvError``."""
-    await _run(client, "close", urls)
+    await _run(client, "close", urls, ports)
 
 
-async def _run(client: GuestClient, verb: str, urls: Sequence[str]) -> None:
-    command = ["python3", "-c", PROGRAM, verb, f"{START_S:g}", *urls]
+async def _run(client: GuestClient, verb: str, urls: Sequence[str], ports: Sequence[int]) -> None:
+    where = ",".join(map(str, ports))
+    command = ["python3", "-c", PROGRAM, verb, f"{START_S:g}", where, *urls]
     done = await client.execute(command, timeout_s=ANSWER_S)
     if done.returncode != 0:
         raise EnvError(f"Chrome's tabs cannot be set: {done.error.strip()[-300:]}")
