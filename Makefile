@@ -2,11 +2,7 @@
 # Extra arguments: make train ARGS="--resume", make test ARGS="-k grammar".
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup desktops train test test-vllm test-osworld check bench doctor format docs clean
-=======
-.PHONY: help setup desktops train test test-vllm test-docker check bench doctor format docs clean
->>>>>>> docker
+.PHONY: help setup desktops train test test-vllm test-osworld test-docker check bench doctor format docs clean
 BIN := .venv/bin
 CONFIG ?= configs/miniwob-tiny.toml
 ARGS ?=
@@ -34,13 +30,11 @@ test: setup ## run the tests
 test-vllm: setup ## run the tests that need a real vLLM server, on a CPU
 	DART_VLLM="$$($(BIN)/python scripts/setup_vllm.py)" $(BIN)/python -m pytest -rs -m vllm $(ARGS)
 
-<<<<<<< HEAD
 test-osworld: setup ## run the tests that need OSWorld's own getters and metrics
 	DART_OSWORLD="$$($(BIN)/python scripts/setup_osworld.py)" $(BIN)/python -m pytest -rs -m osworld $(ARGS)
-=======
+
 test-docker: setup ## run the tests that need a Docker daemon and the desktop image, as root
 	$(BIN)/python scripts/setup_docker.py $(BIN)/python -m pytest -rs -m docker $(ARGS)
->>>>>>> docker
 
 check: setup ## lint, format and types, without changing anything
 	$(BIN)/ruff check .
@@ -61,9 +55,5 @@ docs: setup ## write docs/configuration.md from the configuration's own docstrin
 	$(BIN)/python scripts/config_docs.py
 
 clean: ## remove what set-up and tools made; runs/ stays
-<<<<<<< HEAD
-	rm -rf .venv .venv-osworld .venv-vllm .browser .browser.partial .pytest_cache .mypy_cache .ruff_cache .hypothesis
-=======
-	rm -rf .venv .venv-vllm .docker deploy/desktop/wheels .browser .browser.partial .pytest_cache .mypy_cache .ruff_cache .hypothesis
->>>>>>> docker
+	rm -rf .venv .venv-osworld .venv-vllm .docker deploy/desktop/wheels .browser .browser.partial .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -108,7 +108,6 @@ class EnvConfig(Section):
     """Milliseconds without a change until a desktop's screen counts as settled."""
     settle_limit_ms: PositiveInt = 2000
     """Milliseconds after which a screenshot is taken of a desktop that never settles."""
-<<<<<<< HEAD
     osworld_cache: str = "data/osworld-cache"
     """Folder of the files that OSWorld's tasks download; ``dart-gui osworld mirror`` fills it."""
     osworld_offline: bool = False
@@ -121,7 +120,6 @@ class EnvConfig(Section):
     """Address space of one evaluation."""
     osworld_password: str = "password"
     """Of the desktop's user, for what the tasks' set-up does with sudo."""
-=======
     provider: Literal["xvfb", "docker"] = "xvfb"
     """Who makes the desktops of this machine; ``docker`` has the keys that follow, and needs
     ``pip install 'dart-gui[docker]'``."""
@@ -155,7 +153,6 @@ class EnvConfig(Section):
     """Devices, as ``/dev/dri``."""
     docker_boot_s: Seconds = 300.0
     """A container whose guest does not answer by then is removed."""
->>>>>>> docker
 
 
 class RolloutConfig(Section):

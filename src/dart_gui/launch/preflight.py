@@ -9,13 +9,8 @@ from pathlib import Path
 
 from dart_gui.agent.registry import agent_class
 from dart_gui.config import Config
-<<<<<<< HEAD
 from dart_gui.env.suites import absolute_suite, get_suite
-from dart_gui.errors import ConfigError, SetupError
-=======
-from dart_gui.env.suites import get_suite
 from dart_gui.errors import ConfigError, DartError, SetupError
->>>>>>> docker
 from dart_gui.model.folder import check_model_folder
 from dart_gui.registry import absolute as absolute_reference
 from dart_gui.rollout.engines.vllm_server import find_executable
