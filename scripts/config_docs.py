@@ -26,7 +26,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 COMMAND = ".venv/bin/python scripts/config_docs.py"
 
 HEAD = f"""\
-<!-- Written by `{COMMAND}` (or `make docs`) from src/dart_gui/config.py: change it there. -->
+<!-- Written by `{COMMAND}` (or `make docs`) from src/dart_gui/config/: change it there. -->
 
 # Configuration
 

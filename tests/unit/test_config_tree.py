@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_the_dump_reads_back_the_same(lr: float, text: str, steps: int, tasks: l
         "env": {"tasks": tasks},
     }
     before = Config.model_validate(tree)
-    assert config.from_dict(config.tomllib.loads(config.dump(before)), source="dump") == before
+    assert config.from_dict(tomllib.loads(config.dump(before)), source="dump") == before
 
 
 def test_the_tree_cannot_be_changed() -> None:
