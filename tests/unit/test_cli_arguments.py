@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_dry_run_prints_the_resolved_tree(
     path = tmp_path / "c.toml"
     path.write_text("[train]\nlr = 0.5\n")
     assert cli.main(["train", str(path), "--dry-run", "--train.grad_clip", "2"]) == 0
-    tree = config.tomllib.loads(capsys.readouterr().out)
+    tree = tomllib.loads(capsys.readouterr().out)
     assert (tree["train"]["lr"], tree["train"]["grad_clip"]) == (0.5, 2.0)
     assert config.from_dict(tree, source="dry run").train.lr == 0.5
     assert [each.name for each in tmp_path.iterdir()] == ["c.toml"]
