@@ -78,7 +78,8 @@ class DockerProvider:
         began = self._clock()
         if not _ID.fullmatch(desktop_id):
             raise ValueError(f"a desktop id is letters, digits, _ and -; got {desktop_id!r}")
-        if desktop_id in self._booting or await self._call("looking for it", self._own, desktop_id):
+        known = await self._call("looking for the desktop", self._own, desktop_id)
+        if known or desktop_id in self._booting:
             raise FileExistsError(f"there is a desktop {desktop_id!r} already")
         self._booting.add(desktop_id)
         try:
