@@ -196,6 +196,7 @@ def _env_server(args: argparse.Namespace) -> int:
             tokens=args.tokens,
             keep_desktops=args.keep_desktops,
             forward_host=args.forward_host,
+            overrides=args.overrides,
         )
     )
 

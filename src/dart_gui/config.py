@@ -107,6 +107,39 @@ class EnvConfig(Section):
     """Milliseconds without a change until a desktop's screen counts as settled."""
     settle_limit_ms: PositiveInt = 2000
     """Milliseconds after which a screenshot is taken of a desktop that never settles."""
+    provider: Literal["xvfb", "docker"] = "xvfb"
+    """Who makes the desktops of this machine; ``docker`` has the keys that follow, and needs
+    ``pip install 'dart-gui[docker]'``."""
+    docker_host: str = ""
+    """Socket of Docker or Podman, as ``unix:///path``; empty for DOCKER_HOST, or Docker's own."""
+    docker_profile: Literal["desktop", "osworld"] = "desktop"
+    """``desktop`` is the image of ``deploy/desktop``; ``osworld`` OSWorld's virtual machine in a
+    container."""
+    docker_image: str = ""
+    """Any image that serves OSWorld's guest API; empty for the profile's."""
+    docker_guest_port: PositiveInt = 5000
+    """Port of the guest API in the container; it is published on loopback only."""
+    docker_disk: str = ""
+    """The qcow2 file of the profile ``osworld``, which is not written to."""
+    docker_kvm: Literal["auto", "on", "off"] = "auto"
+    """For the profile ``osworld``: ``auto`` uses KVM where a probe shows that it works, ``on`` refuses to
+    start where it does not."""
+    docker_cpus: float = Field(default=2.0, gt=0)
+    """Processors of one container at most."""
+    docker_max_processes: PositiveInt = 1024
+    """Processes and threads of one container at most."""
+    docker_shm_mb: PositiveInt = 256
+    """Size of /dev/shm."""
+    docker_network: str = ""
+    """Network of the containers; empty for one of our own, on which they do not reach each other."""
+    docker_env: list[str] = []
+    """More variables, as ``NAME=value``."""
+    docker_volumes: list[str] = []
+    """Folders of this machine, as ``/here:/there:ro``."""
+    docker_devices: list[str] = []
+    """Devices, as ``/dev/dri``."""
+    docker_boot_s: Seconds = 300.0
+    """A container whose guest does not answer by then is removed."""
 
 
 class RolloutConfig(Section):

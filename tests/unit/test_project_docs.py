@@ -113,7 +113,9 @@ def test_the_core_needs_no_heavy_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {Requirement(text).name for text in project["dependencies"]}
     assert core.isdisjoint({"torch", "transformers", "playwright", "miniwob", "matplotlib"})
-    assert project["optional-dependencies"]["local"] == ["dart-gui[train,browser,desktop,report]"]
+    assert project["optional-dependencies"]["local"] == [
+        "dart-gui[train,browser,desktop,docker,report]"
+    ]
 
 
 def test_ci_runs_what_a_person_runs() -> None:

@@ -249,7 +249,8 @@ def list_tasks(console: Console, suite_name: str) -> int:
 def show_config(console: Console, config_path: str | None, overrides: Sequence[str]) -> int:
     """As TOML; what is worth knowing of it follows as comments."""
     config = config_module.load(config_path, overrides)
-    text = "\n".join([config_module.dump(config), *vllm_checks.dry_run_lines(config)])
+    notes = [*vllm_checks.dry_run_lines(config), *preflight.dry_run_lines(config)]
+    text = "\n".join([config_module.dump(config), *notes])
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -8,12 +8,15 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
+from dart_gui import config as config_module
 from dart_gui.compat.env_server import PublishedRoutes
+from dart_gui.env.providers.docker import docker_provider
 from dart_gui.env.providers.fake import FakeProvider
 from dart_gui.env.providers.limits import Limits
 from dart_gui.env.providers.protocol import Provider
@@ -45,6 +48,7 @@ class ServerOptions:
     tokens: Path | None = None
     keep_desktops: bool = False
     forward_host: str = ""  # interface of ports for published clients; empty for none
+    overrides: Sequence[str] = ()  # ``env.docker_...=value``
 
 
 def run(options: ServerOptions) -> int:
@@ -112,8 +116,12 @@ async def _listen(runner: web.AppRunner, options: ServerOptions) -> str:
 
 
 def make_provider(options: ServerOptions) -> Provider:
-    """Raises ``ConfigError`` for a name that is none."""
+    """Raises ``ConfigError`` for a name that is none, or settings of another provider."""
     root, width, height = options.folder / "d", options.width, options.height
+    if options.provider == "docker":
+        return docker_provider(_docker_config(options), root)
+    if options.overrides:
+        raise ConfigError(f"{options.overrides[0]} is for --provider docker")
     if options.provider == "fake":
         return FakeProvider(root, width=width, height=height)
     if options.provider == "xvfb":
@@ -121,7 +129,18 @@ def make_provider(options: ServerOptions) -> Provider:
         spec = SandboxSpec(dies_with_parent=False)
         limits = Limits(memory_mb=options.memory_mb)
         return XvfbProvider(root, width=width, height=height, spec=spec, limits=limits)
-    raise ConfigError(f"there is no provider {options.provider!r}; there are: xvfb, fake")
+    raise ConfigError(f"there is no provider {options.provider!r}; there are: xvfb, docker, fake")
+
+
+def _docker_config(options: ServerOptions) -> config_module.EnvConfig:
+    if wrong := [item for item in options.overrides if not item.startswith("env.docker_")]:
+        raise ConfigError(f"an env server takes overrides of env.docker_... only, got {wrong[0]}")
+    sizes = {
+        "desktop_width": options.width,
+        "desktop_height": options.height,
+        "desktop_memory_mb": options.memory_mb,
+    }
+    return config_module.load(None, options.overrides).env.model_copy(update=sizes)
 
 
 def read_tokens(options: ServerOptions) -> Tokens:

@@ -208,10 +208,10 @@ def _add_env_server(commands: argparse._SubParsersAction[_Parser]) -> None:
         commands,
         "env-server",
         summary="desktops behind one address, for runs on this machine and others",
-        overrides=False,
         examples=(
             "  dart-gui env-server                                    4 desktops on loopback\n"
-            "  dart-gui env-server --host 0.0.0.0 --port 50003 --tokens tokens.toml --desktops 16"
+            "  dart-gui env-server --host 0.0.0.0 --port 50003 --tokens tokens.toml --desktops 16\n"
+            "  dart-gui env-server --provider docker --env.docker_image MY_IMAGE"
         ),
     )
     parser.add_argument(
@@ -224,7 +224,7 @@ def _add_env_server(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default loopback)"
     )
     parser.add_argument("--port", type=int, default=0, help="0 for a free one (default)")
-    parser.add_argument("--provider", choices=("xvfb", "fake"), default="xvfb")
+    parser.add_argument("--provider", choices=("xvfb", "docker", "fake"), default="xvfb")
     parser.add_argument(
         "--desktops", type=int, default=4, metavar="N", help="leased at once at most"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from dart_gui.agent.registry import agent_class
 from dart_gui.config import Config
 from dart_gui.env.suites import get_suite
-from dart_gui.errors import ConfigError, SetupError
+from dart_gui.errors import ConfigError, DartError, SetupError
 from dart_gui.model.folder import check_model_folder
 from dart_gui.registry import absolute as absolute_reference
 from dart_gui.rollout.engines.vllm_server import find_executable
@@ -85,6 +85,17 @@ def check_pool(config: Config) -> None:
 def check_browser(config: Config) -> str:
     """What the environments of the suite will run on."""
     return get_suite(config.env.suite).check_machine(config.env)
+
+
+def dry_run_lines(config: Config) -> list[str]:
+    """Comments for ``train --dry-run``: what containers need is no part of this installation."""
+    if config.env.provider != "docker":
+        return []
+    try:
+        found = check_browser(config)
+    except DartError as error:
+        found = f"not yet: {error}"
+    return [f"# desktops: {found}"]
 
 
 def check_port(host: str, port: int, *, service_url: str = "") -> None:

@@ -12,9 +12,10 @@ from dart_gui.env.desktop.env import Pace
 from dart_gui.env.desktop.mini import FOLDER, NAME, VERSION
 from dart_gui.env.desktop.pool import DesktopPool, DesktopSource
 from dart_gui.env.desktop.tasks import TaskFolder, TaskSource
+from dart_gui.env.providers import docker, xvfb
 from dart_gui.env.providers.limits import Limits
 from dart_gui.env.providers.private import PrivateXvfbProvider
-from dart_gui.env.providers.xvfb import check_machine
+from dart_gui.env.providers.protocol import Provider
 from dart_gui.env.server.client import ServerSource
 from dart_gui.env.suites import Suite
 from dart_gui.errors import AuthError, SetupError
@@ -46,12 +47,18 @@ def open_desktops(config: EnvConfig, tasks: TaskSource) -> DesktopCluster:
 def _source(config: EnvConfig) -> DesktopSource:
     if config.servers:
         return ServerSource(config.servers, read_server_token(config))
-    provider = PrivateXvfbProvider(
+    provider = _provider(config)
+    return DesktopPool(provider, max_taken=config.num_envs, spares=config.desktop_spares)
+
+
+def _provider(config: EnvConfig) -> Provider:
+    if config.provider == "docker":
+        return docker.private_docker_provider(config)
+    return PrivateXvfbProvider(
         width=config.desktop_width,
         height=config.desktop_height,
         limits=Limits(memory_mb=config.desktop_memory_mb),
     )
-    return DesktopPool(provider, max_taken=config.num_envs, spares=config.desktop_spares)
 
 
 def read_server_token(config: EnvConfig) -> str:
@@ -72,7 +79,9 @@ def _check_machine(config: EnvConfig, programs: Iterable[str]) -> str:
     if config.servers:
         read_server_token(config)
         return f"desktops of {', '.join(config.servers)}"
-    check_machine()
+    if config.provider == "docker":
+        return docker.check_machine(config)  # the programs are those of the image
+    xvfb.check_machine()
     if missing := sorted(program for program in programs if not shutil.which(program)):
         raise SetupError(
             f"the tasks need {', '.join(missing)}, not found on this machine: install them (Debian: "

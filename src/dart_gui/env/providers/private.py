@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from dart_gui.env.providers.limits import Limits
-from dart_gui.env.providers.protocol import Desktop, Usage
+from dart_gui.env.providers.protocol import Desktop, Provider, Usage
 from dart_gui.env.providers.xvfb import XvfbProvider
 from dart_gui.errors import SetupError
 
@@ -18,30 +18,20 @@ _LOCK = "lock"
 _UNLOCKED = "new-"
 
 
-class PrivateXvfbProvider:
-    """:class:`XvfbProvider` in a folder of its own, made at the start and gone at the end.
+class PrivateProvider:
+    """A provider in a folder of its own, made at the start and gone at the end.
 
-    The desktops end with this process, however that ends. Its folder would stay after a kill: the
-    next start removes the folders, and the control groups, of processes that are gone.
+    Its folder would stay after a kill: the next start removes the folders, and with ``make`` the
+    desktops, of processes that are gone.
     """
 
-    name = "xvfb"
-
-    def __init__(
-        self,
-        *,
-        width: int,
-        height: int,
-        limits: Limits,
-        base: Path | None = None,
-        make: Callable[..., XvfbProvider] = XvfbProvider,
-    ) -> None:
-        self._base = base or Path(tempfile.gettempdir()) / f"dart-desktops-{os.getuid()}"
+    def __init__(self, name: str, make: Callable[[Path], Provider], *, base: Path) -> None:
+        self.name = name
+        self._base = base
         self._make = make
-        self._settings = {"width": width, "height": height, "limits": limits}
         self._root: Path | None = None
         self._lock: IO[bytes] | None = None
-        self._inner: XvfbProvider | None = None
+        self._inner: Provider | None = None
 
     async def start(self) -> None:
         self._base.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -51,7 +41,7 @@ class PrivateXvfbProvider:
         for folder in self._base.iterdir():
             if not folder.name.startswith(_UNLOCKED):
                 await self._remove_if_left(folder)
-        self._inner = self._make(root / "d", **self._settings)
+        self._inner = self._make(root / "d")
         await self._inner.start()
 
     def warnings(self) -> list[str]:
@@ -72,12 +62,14 @@ class PrivateXvfbProvider:
     async def close(self) -> None:
         if self._lock is None or self._root is None:
             return
+        if self._inner is not None:
+            await self._inner.close()
         _remove(self._root)
         self._lock.close()
         self._lock = self._root = None
 
     @property
-    def _running(self) -> XvfbProvider:
+    def _running(self) -> Provider:
         if self._inner is None:
             raise RuntimeError("the provider was not started")
         return self._inner
@@ -94,11 +86,26 @@ class PrivateXvfbProvider:
         if lock is None:
             return  # its process runs, and may be us
         with lock:
-            left = self._make(folder / "d", **self._settings)
+            left = self._make(folder / "d")
             await left.start()
             for desktop in await left.find():  # what has ended is removed, with its control groups
                 await left.destroy(desktop.desktop_id)
+            await left.close()
             _remove(folder)
+
+
+class PrivateXvfbProvider(PrivateProvider):
+    """:class:`XvfbProvider` so: its desktops end with this process, however that ends, and a killed one
+    leaves the folder and the control groups."""
+
+    def __init__(
+        self, *, width: int, height: int, limits: Limits, base: Path | None = None
+    ) -> None:
+        super().__init__(
+            XvfbProvider.name,
+            lambda root: XvfbProvider(root, width=width, height=height, limits=limits),
+            base=base or Path(tempfile.gettempdir()) / f"dart-desktops-{os.getuid()}",
+        )
 
 
 def _locked(folder: Path) -> IO[bytes] | None:

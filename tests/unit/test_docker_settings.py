@@ -1,0 +1,155 @@
+"""What a container is made of, what is asked of KVM, and what the set-up of tests undoes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dart_gui.config import EnvConfig
+from dart_gui.env.providers.containers import container_spec
+from dart_gui.env.providers.docker import connect, container_options
+from dart_gui.env.providers.kvm import Kvm, probe
+from dart_gui.errors import ConfigError, SetupError
+from dart_gui.launch.env_server import ServerOptions, make_provider
+
+
+def works() -> Kvm:
+    return Kvm(True, "a guest ran at full speed")
+
+
+def hangs() -> Kvm:
+    return Kvm(False, "a guest hung")
+
+
+def never() -> Kvm:
+    raise AssertionError("nothing here can use KVM")
+
+
+def osworld(tmp_path: Path, **changes: Any) -> EnvConfig:
+    disk = tmp_path / "Ubuntu.qcow2"
+    disk.touch()
+    values = {"docker_profile": "osworld", "docker_disk": str(disk), "desktop_memory_mb": 4608}
+    return EnvConfig.model_validate(values | changes)
+
+
+def test_the_desktop_is_confined_and_limited() -> None:
+    config = EnvConfig(
+        desktop_width=640, desktop_height=480, docker_env=["A=b=c", "SCREEN_WIDTH=9"]
+    )
+    options = container_options(container_spec(config, probe=never), "net")
+    assert options["environment"] == {"SCREEN_WIDTH": "9", "SCREEN_HEIGHT": "480", "A": "b=c"}
+    assert options["ports"] == {"5000/tcp": ("127.0.0.1", None)}
+    assert (options["cap_drop"], options["cap_add"]) == (["ALL"], [])
+    assert (options["mem_limit"], options["memswap_limit"]) == ("2048m", "2048m")
+    assert (options["nano_cpus"], options["pids_limit"]) == (2_000_000_000, 1024)
+
+
+def test_osworld_has_kvm_where_it_works(tmp_path: Path) -> None:
+    spec = container_spec(osworld(tmp_path), probe=works)
+    assert spec.image == "happysixd/osworld-docker"
+    assert spec.volumes == (f"{tmp_path}/Ubuntu.qcow2:/System.qcow2:ro",)
+    assert spec.env == ("RAM_SIZE=4096M", "CPU_CORES=2", "DISK_SIZE=32G")
+    assert (spec.devices, spec.privileges, spec.warnings) == (("/dev/kvm",), ("NET_ADMIN",), ())
+
+
+def test_osworld_without_kvm_says_so(tmp_path: Path) -> None:
+    spec = container_spec(osworld(tmp_path), probe=hangs)
+    assert spec.devices == ()
+    assert "KVM=N" in spec.env
+    (warning,) = spec.warnings
+    assert "WITHOUT KVM (a guest hung)" in warning
+    with pytest.raises(SetupError, match="a guest hung"):
+        container_spec(osworld(tmp_path, docker_kvm="on"), probe=hangs)
+    off = container_spec(osworld(tmp_path, docker_kvm="off"), probe=never)
+    assert "env.docker_kvm is off" in off.warnings[0]
+
+
+def test_values_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"env\.docker_disk; '' is no file"):
+        container_spec(EnvConfig(docker_profile="osworld"), probe=never)
+    with pytest.raises(ConfigError, match="leaves 1536 MB"):
+        container_spec(osworld(tmp_path, desktop_memory_mb=2048), probe=never)
+    with pytest.raises(ConfigError, match="NAME=value"):
+        container_spec(EnvConfig(docker_env=["A"]), probe=never)
+    with pytest.raises(ConfigError, match="/here:/there"):
+        container_spec(EnvConfig(docker_volumes=["data:/data"]), probe=never)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ('print(\'{"works": true, "text": "fine"}\')', "fine"),
+        ("import time; time.sleep(600)", "did not end in"),
+        ("raise OSError('refused')", "the probe ended with 1: OSError: refused"),
+        ("print('[]')", "the probe ended with 0: nothing"),
+    ],
+)
+def test_kvm_is_probed_within_bounds(tmp_path: Path, code: str, text: str) -> None:
+    (tmp_path / "kvm").touch()
+    limit_s = 0.5 if "sleep" in code else 60.0
+    found = probe(
+        device=tmp_path / "kvm", limit_s=limit_s, command=(sys.executable, "-S", "-c", code)
+    )
+    assert found.works == (text == "fine")
+    assert text in found.text
+
+
+def test_kvm_that_is_not_there_is_not_probed(tmp_path: Path) -> None:
+    found = probe(device=tmp_path / "kvm", command=("/none",))
+    assert found == Kvm(False, f"{tmp_path}/kvm is not there")
+
+
+def test_a_daemon_that_is_absent_or_elsewhere(tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(SetupError, match="no Docker or Podman answers at unix:///"):
+        connect(f"unix://{tmp_path}/none.sock")
+    monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.1:2375")
+    with pytest.raises(SetupError, match=r"env-server --provider docker.* there"):
+        connect()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SetupError, match=r"pip install 'dart-gui\[docker\]'"):
+        connect()
+
+
+def test_the_env_server_takes_its_settings(tmp_path: Path) -> None:
+    def options(provider: str, *overrides: str) -> ServerOptions:
+        return ServerOptions(folder=tmp_path, provider=provider, overrides=overrides)
+
+    assert make_provider(options("docker", "env.docker_image=mine")).name == "docker"
+    with pytest.raises(ConfigError, match=r"env\.docker_\.\.\. only, got env\.num_envs=3"):
+        make_provider(options("docker", "env.num_envs=3"))
+    with pytest.raises(ConfigError, match="is for --provider docker"):
+        make_provider(options("xvfb", "env.docker_image=mine"))
+
+
+def setup_script() -> ModuleType:
+    path = Path(__file__).resolve().parents[2] / "scripts" / "setup_docker.py"
+    spec = importlib.util.spec_from_file_location("setup_docker", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_packet_filter_is_put_back() -> None:
+    before = ["*filter", ":FORWARD ACCEPT", ":MINE -", "-A MINE -j RETURN"]
+    now = [
+        *("*filter", ":FORWARD DROP", ":MINE -", ":DOCKER -", "-A MINE -j RETURN"),
+        *('-A FORWARD -m comment --comment "of docker" -j DOCKER', "*nat", ":POSTROUTING ACCEPT"),
+        "-A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE",
+    ]
+    commands = [" ".join(command[3:]) for command in setup_script().undo_rules(before, now)]
+    assert commands == [
+        "filter -P FORWARD ACCEPT",
+        "filter -D FORWARD -m comment --comment of docker -j DOCKER",
+        "nat -P POSTROUTING ACCEPT",
+        "nat -D POSTROUTING -s 172.17.0.0/16 -j MASQUERADE",
+        "filter -F DOCKER",
+        "filter -X DOCKER",
+    ]
+    assert setup_script().undo_rules(before, before) == []
