@@ -2,7 +2,7 @@
 # Extra arguments: make train ARGS="--resume", make test ARGS="-k grammar".
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup desktops train test test-vllm check bench doctor format docs clean
+.PHONY: help setup desktops train test test-vllm test-docker check bench doctor format docs clean
 BIN := .venv/bin
 CONFIG ?= configs/miniwob-tiny.toml
 ARGS ?=
@@ -30,6 +30,9 @@ test: setup ## run the tests
 test-vllm: setup ## run the tests that need a real vLLM server, on a CPU
 	DART_VLLM="$$($(BIN)/python scripts/setup_vllm.py)" $(BIN)/python -m pytest -rs -m vllm $(ARGS)
 
+test-docker: setup ## run the tests that need a Docker daemon and the desktop image, as root
+	$(BIN)/python scripts/setup_docker.py $(BIN)/python -m pytest -rs -m docker $(ARGS)
+
 check: setup ## lint, format and types, without changing anything
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,5 +52,5 @@ docs: setup ## write docs/configuration.md from the configuration's own docstrin
 	$(BIN)/python scripts/config_docs.py
 
 clean: ## remove what set-up and tools made; runs/ stays
-	rm -rf .venv .venv-vllm .browser .browser.partial .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .docker deploy/desktop/wheels .browser .browser.partial .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -121,9 +121,11 @@ def vllm_engine(vllm_url):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests of real desktops are skipped where there are none, and say what is missing."""
+    """Tests of desktops, and of containers, are skipped where there are none: they say why."""
     if item.get_closest_marker("desktop") and (missing := missing_for_desktops()):
         pytest.skip(f"no desktops: {', '.join(missing)} (python3 scripts/setup_desktop.py)")
+    if item.get_closest_marker("docker") and not os.environ.get("DART_DOCKER_HOST"):
+        pytest.skip("no Docker daemon with a desktop image: `make test-docker` starts one")
 
 
 def missing_for_desktops() -> list[str]:

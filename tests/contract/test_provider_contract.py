@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dart_gui.config import EnvConfig
 from dart_gui.env.desktop.client import GuestClient
+from dart_gui.env.providers.docker import docker_provider
 from dart_gui.env.providers.fake import FakeProvider
 from dart_gui.env.providers.protocol import Desktop, Provider
 from dart_gui.env.providers.xvfb import XvfbProvider
@@ -24,10 +27,25 @@ WIDTH, HEIGHT = 400, 300
 def make(kind: str, root: Path) -> Provider:
     if kind == "fake":
         return FakeProvider(root, width=WIDTH, height=HEIGHT)
+    if kind == "docker":
+        config = EnvConfig(
+            docker_host=os.environ["DART_DOCKER_HOST"],
+            docker_image=os.environ["DART_DOCKER_IMAGE"],
+            desktop_width=WIDTH,
+            desktop_height=HEIGHT,
+        )
+        return docker_provider(config, root)
     return XvfbProvider(root, width=WIDTH, height=HEIGHT)
 
 
-@pytest.fixture(params=["fake", pytest.param("xvfb", marks=pytest.mark.desktop)])
+KINDS = [
+    "fake",
+    pytest.param("xvfb", marks=pytest.mark.desktop),
+    pytest.param("docker", marks=pytest.mark.docker),
+]
+
+
+@pytest.fixture(params=KINDS)
 async def provider(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Provider]:
@@ -97,8 +115,10 @@ async def test_destroy_is_idempotent_and_leaves_nothing(provider: Provider) -> N
     await provider.destroy("never")
     assert await provider.find() == []
     assert await provider.usage("one") is None
-    assert desktop.address.socket is not None
-    assert not desktop.address.socket.exists()
+    async with talk(desktop) as client:
+        with pytest.raises(EnvError):
+            await client.health()
+    assert desktop.address.socket is None or not desktop.address.socket.exists()
 
 
 async def test_desktops_are_found(provider: Provider) -> None:
