@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 from dart_gui import __version__
+from dart_gui.launch.parser_base import Parser, command
+from dart_gui.launch.parser_envs import add_env, add_env_server, add_osworld
 
 DEFAULT_CONFIG = "configs/miniwob-tiny.toml"
-USAGE = 2
 
 MODULES: Mapping[str, str] = {
     "rollout": "one module of a run: the rollout service",
@@ -39,7 +38,7 @@ any key of the configuration can be set on the command line:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="dart-gui",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -52,46 +51,17 @@ def build_parser() -> argparse.ArgumentParser:
     _add_eval(commands)
     _add_play(commands)
     _add_small(commands)
-    _add_env_server(commands)
+    add_env_server(commands)
     _add_pool(commands)
-    _add_env(commands)
-    _add_osworld(commands)
+    add_env(commands)
+    add_osworld(commands)
     _add_db(commands)
     _add_modules(commands)
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one paragraph what is wrong with the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: error: {message}. See `{self.prog} --help`.\n")
-        raise SystemExit(USAGE)
-
-
-def _command(
-    commands: argparse._SubParsersAction[_Parser],
-    name: str,
-    *,
-    summary: str,
-    examples: str = "",
-    overrides: bool = True,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"examples:\n{examples}" if examples else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(takes_overrides=overrides)
-    parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
-    return parser
-
-
-def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _command(
+def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = command(
         commands,
         "train",
         summary="train an agent: start all modules on this machine and supervise them",
@@ -120,8 +90,8 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
-def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _command(
+def _add_eval(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = command(
         commands,
         "eval",
         summary="success rate on held-out seeds, per task, with 95 %% intervals",
@@ -171,8 +141,8 @@ def _add_api(parser: argparse.ArgumentParser) -> None:
     api.add_argument("--out", type=Path, metavar="DIR", help="of the results; taken up if there")
 
 
-def _add_play(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _command(
+def _add_play(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = command(
         commands,
         "play",
         summary="play one episode and save its screenshots with the actions drawn on them",
@@ -206,16 +176,16 @@ def _add_model_choice(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--random", action="store_true", help="click at random, without a model")
 
 
-def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _command(
+def _add_small(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = command(
         commands,
         "doctor",
         summary="check the machine, the browser, the model, and that log-probabilities agree",
     )
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file to check for")
-    parser = _command(commands, "report", summary="write report.md of a run, finished or not")
+    parser = command(commands, "report", summary="write report.md of a run, finished or not")
     parser.add_argument("run", nargs="?", default="latest", metavar="RUN")
-    parser = _command(commands, "tasks", summary="list the task ids", overrides=False)
+    parser = command(commands, "tasks", summary="list the task ids", overrides=False)
     parser.add_argument(
         "--suite",
         nargs="?",
@@ -225,9 +195,9 @@ def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="a name, package.module:object or folder/file.py:object (default miniwob); without a "
         "value, list the names",
     )
-    parser = _command(commands, "config", summary="print the resolved configuration")
+    parser = command(commands, "config", summary="print the resolved configuration")
     parser.add_argument("config", nargs="?", metavar="CONFIG")
-    parser = _command(
+    parser = command(
         commands,
         "migrate",
         summary="translate the settings of a published DART-GUI deployment",
@@ -238,49 +208,8 @@ def _add_small(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("env", type=Path, nargs="?", metavar="ENV", help="its .env file")
 
 
-def _add_env_server(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _command(
-        commands,
-        "env-server",
-        summary="desktops behind one address, for runs on this machine and others",
-        examples=(
-            "  dart-gui env-server                                    4 desktops on loopback\n"
-            "  dart-gui env-server --host 0.0.0.0 --port 50003 --tokens tokens.toml --desktops 16\n"
-            "  dart-gui env-server --provider docker --env.docker_image MY_IMAGE"
-        ),
-    )
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=Path("/tmp/dart-env"),
-        help="state and token (default %(default)s)",
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default loopback)"
-    )
-    parser.add_argument("--port", type=int, default=0, help="0 for a free one (default)")
-    parser.add_argument("--provider", choices=("xvfb", "docker", "fake"), default="xvfb")
-    parser.add_argument(
-        "--desktops", type=int, default=4, metavar="N", help="leased at once at most"
-    )
-    parser.add_argument("--spares", type=int, default=1, metavar="N", help="booted besides those")
-    parser.add_argument("--width", type=int, default=1280)
-    parser.add_argument("--height", type=int, default=720)
-    parser.add_argument("--memory-mb", type=int, default=2048, help="limit of each desktop")
-    parser.add_argument("--tokens", type=Path, metavar="FILE", help="TOML tables [[token]]")
-    parser.add_argument(
-        "--keep-desktops", action="store_true", help="leave leased desktops to the next server"
-    )
-    parser.add_argument(
-        "--forward-host",
-        default="",
-        metavar="HOST",
-        help="open a port per lease there, for published clients, which talk to the guest directly",
-    )
-
-
-def _add_pool(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _command(
+def _add_pool(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = command(
         commands,
         "pool",
         summary="fill or list an experience pool: verified successes that training may borrow",
@@ -302,7 +231,7 @@ def _add_pool(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument(
         "--env-version", default="", metavar="V", help="that --folder was made in (default: ours)"
     )
-    parser = _command(
+    parser = command(
         commands,
         "sft",
         summary="warm-start a model on the successes of an experience pool",
@@ -315,84 +244,11 @@ def _add_pool(commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("--batch", type=int, default=8, help="successes of one update (default 8)")
 
 
-def _add_env(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _command(
-        commands,
-        "env",
-        summary="check that a suite of tasks keeps the promises of an environment",
-        examples=(
-            "  dart-gui env check miniwob\n"
-            "  dart-gui env check examples/own_suite/shop.py:SUITE\n"
-            "  dart-gui env check my_package.tasks:SUITE --task my-suite/login --seed 7"
-        ),
-    )
-    parser.add_argument("action", choices=("check",))
-    parser.add_argument(
-        "suite", metavar="SUITE", help="a name, package.module:object or folder/file.py:object"
-    )
-    parser.add_argument(
-        "--task",
-        action="append",
-        default=[],
-        metavar="TASK",
-        help="check this one; may be repeated",
-    )
-    parser.add_argument("--all", action="store_true", help="check all tasks, not the default ones")
-    parser.add_argument("--seed", type=int, default=0, help="instance to check (default 0)")
-
-
-def _add_osworld(commands: argparse._SubParsersAction[_Parser]) -> None:
-    parser = commands.add_parser(
-        "osworld", help="files and lists of OSWorld's tasks", allow_abbrev=False
-    )
-    parser.set_defaults(debug=False)
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    mirror = _command(
-        actions,
-        "mirror",
-        summary="fetch what the tasks download, so that episodes need no network",
-        examples="  dart-gui osworld mirror OSWorld/evaluation_examples --cache data/osworld-cache\n\n"
-        "exit code: 0 all is there, 1 some could not be fetched; what is there is not fetched again",
-        overrides=False,
-    )
-    split = _command(
-        actions,
-        "split",
-        summary="write lists to train and to hold out, which share no file and no source",
-        examples="  dart-gui osworld split OSWorld/evaluation_examples --out lists\n"
-        "  dart-gui osworld split OSWorld/evaluation_examples --out lists --domain gimp --domain vlc",
-        overrides=False,
-    )
-    for one in (mirror, split):
-        one.add_argument(
-            "tasks", type=Path, metavar="TASKS", help="evaluation_examples, or a list in it"
-        )
-    mirror.add_argument(
-        "--cache", type=Path, required=True, metavar="DIR", help="env.osworld_cache"
-    )
-    mirror.add_argument(
-        "--jobs", type=int, default=4, metavar="N", help="files at once (default 4)"
-    )
-    split.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for the lists"
-    )
-    split.add_argument(
-        "--share", type=float, default=0.2, help="of each domain's tasks to hold out (default 0.2)"
-    )
-    split.add_argument(
-        "--domain", action="append", default=[], metavar="NAME", help="hold out whole domains"
-    )
-    split.add_argument(
-        "--cache", type=Path, metavar="DIR", help="compare files by content where a mirror has them"
-    )
-    split.add_argument("--salt", default="", help="another text, another split")
-
-
-def _add_db(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_db(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = commands.add_parser("db", help="check the data of a run", allow_abbrev=False)
     parser.set_defaults(debug=False)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    check = _command(
+    check = command(
         actions,
         "check",
         summary="audit the ledger of a run against itself and its blobs; changes nothing",
@@ -408,10 +264,10 @@ def _add_db(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
-def _add_modules(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_modules(commands: argparse._SubParsersAction[Parser]) -> None:
     parsers = {}
     for name, summary in MODULES.items():
-        parser = _command(commands, name, summary=summary, overrides=False)
+        parser = command(commands, name, summary=summary, overrides=False)
         parser.add_argument("--run-dir", required=True, type=Path, metavar="DIR")
         parsers[name] = parser
     evaluator = parsers["evaluator"]
