@@ -41,7 +41,7 @@ check: setup ## lint, format and types, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup ## one benchmark: BENCH=learning, browser, episodes, decoupled, desktops, utilisation or soak
+bench: setup ## one benchmark: BENCH=learning, browser, episodes, decoupled, update, desktops ... (docs/results)
 	$(BIN)/python -m benchmarks.$(or $(BENCH),$(error say which: make bench BENCH=browser)) $(ARGS)
 
 doctor: setup ## check the machine, the browser and the model
