@@ -252,7 +252,7 @@ def test_scripted_solutions_on_desktops(server: StandIn, tmp_path: Path, name: s
     out = tmp_path / "out"
     evaluate(
         *(server, "solver", out, "--suite", "desktop-mini", "--tasks", ",".join(names)),
-        *("--grammar", name, "--parallel", "1", "--env.react_ms=2000", "--env.desktop_spares=0"),
+        *("--grammar", name, "--parallel", "1", "--env.react_ms=6000", "--env.desktop_spares=0"),
         *("--env.settle_limit_ms=10000",),
     )
     tree = summary(out)
