@@ -13,10 +13,14 @@ import time
 
 import pytest
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NUM_KILLS = int(os.environ.get("DART_FAULTS_KILLS", "4"))
 SECONDS = float(os.environ.get("DART_FAULTS_SECONDS", "20"))
 SEED = int(os.environ.get("DART_FAULTS_SEED", "1"))
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(600 + 60 * NUM_KILLS + SECONDS),  # a restart and an audit after each kill
+]
 ROLES = ["supervisor", "rollout", "worker", "runner", "trainer", "browser", "renderer"]
 GONE_S = 15.0
 
