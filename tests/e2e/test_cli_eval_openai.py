@@ -253,7 +253,10 @@ def test_scripted_solutions_on_desktops(server: StandIn, tmp_path: Path, name: s
     evaluate(
         *(server, "solver", out, "--suite", "desktop-mini", "--tasks", ",".join(names)),
         *("--grammar", name, "--parallel", "1", "--env.react_ms=6000", "--env.desktop_spares=0"),
-        *("--env.settle_limit_ms=10000",),
+        *(
+            "--env.settle_ms=400",
+            "--env.settle_limit_ms=10000",
+        ),
     )
     tree = summary(out)
     assert tree["overall"]["success"]["num_successes"] == 2, (out / "summary.md").read_text()

@@ -253,6 +253,20 @@ async def test_a_boot_can_be_given_up_before_there_is_a_sandbox(
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.parametrize("num_turns", [1, 3, 10, 30])
+async def test_a_boot_that_is_cancelled_leaves_nothing(root: Path, num_turns: int) -> None:
+    provider = XvfbProvider(root)
+    await provider.start()
+    boot = asyncio.create_task(provider.create("unwanted"))
+    for _ in range(num_turns):
+        await asyncio.sleep(0)
+    boot.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await boot
+    assert list(root.iterdir()) == []
+    assert processes.marked(str(root / "unwanted")) == []
+
+
 async def test_a_boot_that_fails_says_why(root: Path) -> None:
     provider = XvfbProvider(root, width=-5)
     await provider.start()

@@ -104,7 +104,11 @@ class XvfbProvider:
         folder.mkdir(mode=0o700)  # an id is used once
         self._booting.add(desktop_id)
         try:
-            await self._spawn(desktop_id, folder)
+            spawning = asyncio.ensure_future(self._spawn(desktop_id, folder))
+            try:
+                await asyncio.shield(spawning)
+            finally:
+                await asyncio.wait({spawning})  # cancelled half way it would leave a process behind
             await self._await_ready(desktop_id, folder)
         except BaseException:
             await self.destroy(desktop_id)
