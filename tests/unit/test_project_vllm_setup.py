@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     spec = importlib.util.spec_from_file_location("setup_vllm", ROOT / "scripts" / "setup_vllm.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

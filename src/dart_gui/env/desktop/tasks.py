@@ -90,7 +90,7 @@ class TaskFolder:
         self._name = name
         self._texts: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("*.json")):
-            self._texts[f"{name}/{path.stem}"] = _read(path)
+            self._texts[f"{name}/{path.stem}"] = read_object(path)
         for task_id in self._texts:
             self.instantiate(Task(task_id=task_id, seed=0))
 
@@ -189,11 +189,12 @@ def _evaluator(entry: Mapping[str, Any]) -> Evaluator:
     return Evaluator(checks=checks, every=conj == "and", postconfig=postconfig)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a task or a list of tasks. Raises ``ConfigError`` where it is none."""
     try:
         text = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the task {path}: {error}") from None
+        raise ConfigError(f"cannot read {path}: {error}") from None
     if not isinstance(text, dict):
-        raise ConfigError(f"the task {path} is not a JSON object")
+        raise ConfigError(f"{path} is not a JSON object")
     return text

@@ -6,14 +6,13 @@ Nothing of it ships with this project.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from dart_gui.env.desktop.tasks import DesktopTask, Evaluator, SetupStep
+from dart_gui.env.desktop.tasks import DesktopTask, Evaluator, SetupStep, read_object
 from dart_gui.errors import ConfigError
 from dart_gui.types import Task
 
@@ -91,7 +90,9 @@ class OsworldFolder:
 
     def __init__(self, place: Path) -> None:
         self.folder, paths = _find(place)
-        self._texts = {f"{NAME}/{path.parent.name}/{path.stem}": read(path) for path in paths}
+        self._texts = {
+            f"{NAME}/{path.parent.name}/{path.stem}": read_object(path) for path in paths
+        }
         for task_id in self._texts:
             self.instantiate(Task(task_id=task_id, seed=0))
 
@@ -237,17 +238,6 @@ def _find(place: Path) -> tuple[Path, list[Path]]:
         return folder, sorted(examples.glob("*/*.json"))
     return folder, [
         examples / domain / f"{task}.json"
-        for domain, tasks in read(chosen).items()
+        for domain, tasks in read_object(chosen).items()
         for task in tasks
     ]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Raises ``ConfigError`` where it is no JSON object."""
-    try:
-        text = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    if not isinstance(text, dict):
-        raise ConfigError(f"{path} is not a JSON object")
-    return text
