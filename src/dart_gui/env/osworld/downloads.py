@@ -19,6 +19,7 @@ from pathlib import Path
 import aiohttp
 
 from dart_gui.errors import EnvError
+from dart_gui.files import write_whole
 
 CONNECT_S = 30.0
 STALL_S = 60.0
@@ -128,11 +129,7 @@ class Downloads:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(path)
         partial.with_suffix(".etag").unlink(missing_ok=True)
-        entry = self._entry(url)
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        fresh = entry.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps({"url": url, "sha256": sha256, "size": size}), encoding="utf-8")
-        fresh.replace(entry)
+        write_whole(self._entry(url), json.dumps({"url": url, "sha256": sha256, "size": size}))
         return Cached(url=url, sha256=sha256, size=size, path=path)
 
     @asynccontextmanager
