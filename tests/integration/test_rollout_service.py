@@ -207,6 +207,7 @@ async def test_an_image_that_is_not_what_it_says_is_refused(http, path, data):
         ("POST", "/weights", b'{"policy_version": "3", "path": "x"}', 400),
         ("POST", "/weights", b'{"policy_version": -1, "path": "x"}', 400),
         ("POST", "/weights", b'{"policy_version": 1, "path": ""}', 400),
+        ("POST", "/weights", b'{"policy_version": 1, "path": "/' + b"/" * 4095 + b'"}', 400),
         ("POST", "/weights", b'{"policy_version": 1, "path": "a\\u0000b"}', 400),
         ("GET", "/v1/chat/completions", None, 405),
         ("GET", "/docs", None, 404),

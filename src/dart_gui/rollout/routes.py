@@ -183,10 +183,10 @@ class RolloutService:
                 f"policy_version = {version!r:.40} must be an integer from 0 to "
                 f"{openapi.MAX_VERSION}"
             )
-        folder = os.path.abspath(path) if isinstance(path, str) and path else ""
-        if not _is_path(folder):
+        # As it came too: a path of ten thousand slashes is a short one once it is made absolute.
+        if not isinstance(path, str) or not _is_path(path) or not _is_path(os.path.abspath(path)):
             raise bad_request("path must name a Hugging Face folder")
-        weights = WeightsRef(policy_version=version, path=folder)
+        weights = WeightsRef(policy_version=version, path=os.path.abspath(path))
         job = self.accept(weights)
         desired_version = self._fleet.desired.policy_version
         answer = {"accepted": job is not None, "desired_version": desired_version}
