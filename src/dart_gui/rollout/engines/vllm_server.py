@@ -7,6 +7,7 @@ updates know no token.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dart_gui.errors import SetupError, boundary
+
+log = logging.getLogger(__name__)
 
 SERVED_NAME = "policy"
 MAX_TOP_LOGPROBS = 100
@@ -135,7 +138,7 @@ class VllmServer:
             SetupError: there is no such executable.
         """
         command = serve_command(self._settings, model, self.socket)
-        print(f"starting {shlex.join(command)}", file=sys.stderr, flush=True)
+        log.info("starting %s", shlex.join(command))
         self.socket.unlink(missing_ok=True)
         with boundary(SetupError, "starting vllm"):
             self._process = subprocess.Popen(
