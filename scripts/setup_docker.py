@@ -5,7 +5,8 @@ Where a daemon runs already it is used; else, as root, one of our own is started
 ``.docker``, kept for the next time, and what it changed outside (bridges, packet filter, forwarding) is
 put back when the command has ended. Plain standard library.
 
-Exit code: that of the command; 3 where there can be no daemon or image: the text says what is missing.
+Exit code: that of the command. Where there can be no daemon or image, standard error says what is
+missing, and the command runs without them: the tests that need them count as skipped.
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 START_S, END_S, STEP_S = 60, 30, 1200
 MIN_DISK_GB = 4.0
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-UNAVAILABLE = 3
 
 
 class Unavailable(Exception):
@@ -76,7 +76,7 @@ def main(command: Sequence[str]) -> int:
                 return subprocess.run(command, env={**os.environ, **environment}).returncode
     except Unavailable as error:
         say(f"no desktops in containers here: {error}")
-        return UNAVAILABLE
+        return subprocess.run(command).returncode  # what needs them says so, and counts as skipped
 
 
 # --- the daemon ----------------------------------------------------------------------------------

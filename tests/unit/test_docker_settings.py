@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -153,3 +155,23 @@ def test_the_packet_filter_is_put_back() -> None:
         "filter -X DOCKER",
     ]
     assert setup_script().undo_rules(before, before) == []
+
+
+def test_where_there_are_no_containers_it_says_why_and_the_tests_are_left_to_skip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = setup_script()
+
+    @contextmanager
+    def no_daemon() -> Iterator[str]:
+        raise script.Unavailable("only root may start one")
+        yield ""
+
+    monkeypatch.setattr(script, "STATE", tmp_path)
+    monkeypatch.setattr(script, "daemon", no_daemon)
+    show = [sys.executable, "-c", "import os; print(os.environ.get('DART_DOCKER_HOST'))"]
+    assert script.main(show) == 0
+    assert script.main([sys.executable, "-c", "raise SystemExit(5)"]) == 5
+    said = capfd.readouterr()
+    assert said.out == "None\n"
+    assert "no desktops in containers here: only root may start one" in said.err
