@@ -138,19 +138,6 @@ Action = (
 )
 
 
-def points_of(action: Action) -> tuple[Point, ...]:
-    """Where on the screen an action takes place, in the order of its points."""
-    match action:
-        case Click(point=point) | Hover(point=point):
-            return (point,)
-        case Drag(start=start, end=end):
-            return (start, end)
-        case Scroll(point=Point() as point):
-            return (point,)
-        case _:
-            return ()
-
-
 # --- environment ---------------------------------------------------------------------------
 
 

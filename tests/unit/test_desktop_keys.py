@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from dart_gui.env.desktop.keys import ActionRefused, key_keysym, keysyms, text_keysyms
+from dart_gui.env.desktop.keys import key_keysym, keysyms, text_keysyms
 from dart_gui.env.desktop.screen import Frame, Window, WindowQuery, check
+from dart_gui.env.refusal import ActionRefused
 from dart_gui.types import (
     Action,
     CallUser,

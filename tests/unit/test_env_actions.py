@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dart_gui.env.browser.actions import ActionRefused, check, key_name, keys_of
+from dart_gui.env.browser.actions import check, key_name, keys_of
+from dart_gui.env.refusal import ActionRefused
 from dart_gui.types import Action, Click, Drag, Hotkey, KeyDown, Point, Press, Scroll, Wait
 
 

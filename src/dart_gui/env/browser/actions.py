@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from playwright.async_api import Page
 
+from dart_gui.env.refusal import ActionRefused, check_points
 from dart_gui.types import (
     Action,
     Click,
@@ -21,7 +22,6 @@ from dart_gui.types import (
     Scroll,
     TypeText,
     Wait,
-    points_of,
 )
 
 SCROLL_PX = 100
@@ -71,10 +71,6 @@ _NAMED_KEYS = {
 }
 
 
-class ActionRefused(ValueError):
-    """The action cannot be carried out; the text is for the agent."""
-
-
 def key_name(key: str) -> str:
     """Playwright's name of a key, as models write it: ``ctrl``, ``page_up``, ``Enter``, ``a``.
 
@@ -96,11 +92,7 @@ def key_name(key: str) -> str:
 
 def check(action: Action, *, width: int, height: int) -> None:
     """Raise ``ActionRefused`` unless a ``width`` x ``height`` screen can take ``action``."""
-    for point in points_of(action):
-        if not (0 <= point.x < width and 0 <= point.y < height):
-            raise ActionRefused(
-                f"the point ({point.x:g}, {point.y:g}) is outside the {width} x {height} screen"
-            )
+    check_points(action, width=width, height=height)
     for key in keys_of(action):
         key_name(key)
 

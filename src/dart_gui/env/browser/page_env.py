@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from dart_gui.config import EnvConfig
 from dart_gui.env.browser import actions
 from dart_gui.env.browser.pages import PageSettings, PageSlot
+from dart_gui.env.refusal import ActionRefused
 from dart_gui.errors import EnvError
 from dart_gui.types import (
     Action,
@@ -137,7 +138,7 @@ class PageEnv:
         async with self._slot.operation(f"carrying out {action.kind}"):
             try:
                 actions.check(action, width=width, height=height)
-            except actions.ActionRefused as refusal:
+            except ActionRefused as refusal:
                 return await self._observe(str(refusal))
             self._remember_keys(action)
             if self._hovers_first and isinstance(action, Click):

@@ -20,9 +20,9 @@ from aiohttp import web
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dart_gui.env.desktop.execute import CommandError
-from dart_gui.env.desktop.keys import ActionRefused
 from dart_gui.env.desktop.screen import Frame, Screen, Window, WindowQuery, check
 from dart_gui.env.desktop.watch import Condition, Outcome, Watcher
+from dart_gui.env.refusal import ActionRefused
 from dart_gui.types import Action
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dart_gui.env.refusal import ActionRefused
+
 UNICODE_KEYSYM = 0x01000000
 """A character beyond Latin-1 is the keysym of this plus its code point (X protocol, appendix A)."""
 
@@ -63,10 +65,6 @@ _NAMED: dict[str, int] = {
     **{f"f{n}": 0xFFBD + n for n in range(1, 13)},
 }
 _WHITE = {"\n": 0xFF0D, "\t": 0xFF09}
-
-
-class ActionRefused(ValueError):
-    """The action cannot be carried out; the text is for the agent."""
 
 
 def key_keysym(key: str) -> int:

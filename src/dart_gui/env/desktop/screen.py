@@ -8,7 +8,8 @@ from typing import Protocol
 
 from PIL import Image
 
-from dart_gui.env.desktop.keys import ActionRefused, keysyms, text_keysyms
+from dart_gui.env.desktop.keys import keysyms, text_keysyms
+from dart_gui.env.refusal import check_points
 from dart_gui.types import (
     Action,
     CallUser,
@@ -18,7 +19,6 @@ from dart_gui.types import (
     KeyUp,
     Press,
     TypeText,
-    points_of,
 )
 
 PNG_LEVEL = 1
@@ -111,11 +111,7 @@ def check(action: Action, *, width: int, height: int) -> None:
     """
     if isinstance(action, Finished | CallUser):
         raise ValueError(f"{action.kind} is for the runner to answer, not for the screen")
-    for point in points_of(action):
-        if not (0 <= point.x < width and 0 <= point.y < height):
-            raise ActionRefused(
-                f"the point ({point.x:g}, {point.y:g}) is outside the {width} x {height} screen"
-            )
+    check_points(action, width=width, height=height)
     match action:
         case Hotkey(keys=keys):
             keysyms(keys)
