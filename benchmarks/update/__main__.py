@@ -8,8 +8,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,13 @@ Rounds = dict[str, list[UpdateCost]]
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     exit_on_sigterm()
-    _log_to(results.ROOT / ".bench" / "update.log")
-    with Progress() as progress, tempfile.TemporaryDirectory(prefix="dart-gui-") as place:
+    log = results.ROOT / ".bench" / "update.log"
+    print(f"the servers' log: {log}")
+    with (
+        _errors_to(log),
+        Progress() as progress,
+        tempfile.TemporaryDirectory(prefix="dart-gui-") as place,
+    ):
         bar = progress.add_task("starting the servers", total=2 * args.rounds + 1)
 
         def say(text: str) -> None:
@@ -54,15 +59,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(path.read_text(encoding="utf-8"))
 
 
-def _log_to(path: Path) -> None:
+@contextmanager
+def _errors_to(path: Path) -> Iterator[None]:
     """The servers write a lot to the standard error that they inherit."""
-    print(f"the servers' log: {path}")
     path.parent.mkdir(exist_ok=True)
-    with path.open("wb") as file:
-        os.dup2(file.fileno(), 2)
+    own = os.dup(2)
+    try:
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(own, 2)  # what ends us is for who started us
+        os.close(own)
 
 
-async def measure(args: argparse.Namespace, place: Path, say: Any) -> Rounds:
+async def measure(args: argparse.Namespace, place: Path, say: Callable[[str], None]) -> Rounds:
     versions = _versions(args.model, place)
     model = ModelSettings(
         folder=args.model, max_context=1024, max_batch_size=8, dtype="float32", threads=1
