@@ -69,6 +69,11 @@ class CurationConfig(Section):
     """Share of a group's steps that is trained: those of the highest entropy (the paper: 0.8)."""
 
 
+LoraTarget = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+]
+
+
 class TrainConfig(Section):
     groups_per_step: PositiveInt = 8
     """Groups with variance that one train step takes."""
@@ -116,8 +121,25 @@ class TrainConfig(Section):
     freeze: list[str] = []
     """Parameters that are not trained: all whose name contains one of these, e.g. ``lm_head``,
     ``embed_tokens``, ``visual``."""
+    lora_rank: Annotated[int, Field(ge=0, le=512)] = 0
+    """Rank of a LoRA adapter that is trained in place of the model's own weights; 0 trains these."""
+    lora_alpha: PositiveInt = 32
+    """The adapter adds ``lora_alpha / lora_rank * B A`` to a weight."""
+    lora_targets: Annotated[list[LoraTarget], Field(min_length=1)] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
+    """Projections of the language model's layers that get an adapter; the vision tower has none."""
     max_tokens_per_microbatch: PositiveInt = 4096
     """Padded tokens of one forward and backward pass."""
+    activation_checkpointing: bool = False
+    """Compute the layers' activations again in the backward pass instead of keeping them: a third more
+    time, and a fraction of the memory."""
     checkpoint_every: PositiveInt = 10
     """Train steps between durable checkpoints (weights and optimizer state)."""
     keep_checkpoints: PositiveInt = 2

@@ -1,4 +1,8 @@
-"""What makes a folder a model folder. Light: reads JSON, imports no torch."""
+"""What makes a folder a model folder. Light: reads JSON, imports no torch.
+
+The weights of a model folder are its own, or those of another one and a LoRA adapter
+(``adapter_files``); everything else that belongs to a model is in the folder itself either way.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 from dart_gui.errors import ConfigError, boundary
 
 REQUIRED_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
+ADAPTER_CONFIG = "adapter_config.json"  # peft's; marks a folder whose weights are an adapter
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 # These never make sense in a reply, and a sampled image pad would break every later forward.
 UNSPEAKABLE = (
@@ -42,6 +47,29 @@ def check_model_folder(path: Path) -> None:
         raise ConfigError(f"{path / 'config.json'} is not valid JSON: {error}. {wanted}") from None
     if architectures != [ARCHITECTURE]:
         raise ConfigError(f"{path} holds a model of architecture {architectures}. {wanted}")
+    if is_adapter(path):
+        base = base_of(path)
+        with boundary(ConfigError, f"the base of the adapter {path}"):
+            if is_adapter(base):
+                raise ConfigError(f"{path} is an adapter of {base}, which is an adapter itself")
+            check_model_folder(base)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether the weights of this folder are a LoRA adapter of another folder's."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
+def base_of(path: Path) -> Path:
+    """The folder with the weights: ``path``, or the base of the adapter that it holds.
+
+    Raises:
+        ConfigError: the adapter does not say which its base is.
+    """
+    if not is_adapter(path):
+        return path
+    with boundary(ConfigError, f"reading {path / ADAPTER_CONFIG}"):
+        return Path(str(json.loads((path / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]))
 
 
 @dataclass(frozen=True, slots=True)

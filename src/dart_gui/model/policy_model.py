@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from transformers import (
 )
 
 from dart_gui.errors import ConfigError, DataError, PolicyError, boundary
-from dart_gui.model.folder import check_model_folder, masked_token_ids
+from dart_gui.model.adapter_files import read_adapter
+from dart_gui.model.folder import base_of, check_model_folder, is_adapter, masked_token_ids
+from dart_gui.model.merging import Merger
 
 IMAGE_URL_PREFIX = "sha256:"
 END_OF_TURN = "<|im_end|>"
@@ -128,20 +131,25 @@ class PromptRenderer:
 
 
 class PolicyModel(PromptRenderer):
-    """The network with its tokenizer and image processor.
+    """The network with its tokenizer and image processor. An adapter is merged into its base.
 
     Raises:
         ConfigError: ``folder`` is not a model folder of this architecture, or cannot be loaded.
+        DataError: the adapter in ``folder`` is not whole, or its base is another one by now.
     """
 
     def __init__(self, folder: Path, *, device: str = "auto", dtype: str = "float32") -> None:
         super().__init__(folder)
         self.device = pick_device(device)
-        with boundary(ConfigError, f"loading the model {folder}"):
+        base = base_of(folder)
+        with boundary(ConfigError, f"loading the model {base}"):
             network: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+                base, dtype=getattr(torch, dtype), attn_implementation="sdpa"
             )
         self.network: Any = network.to(self.device).eval()
+        self._merger = Merger(self.network, base)
+        if is_adapter(folder):
+            self._merger.merge(read_adapter(folder))
 
     @property
     def text(self) -> Any:
@@ -197,12 +205,22 @@ class PolicyModel(PromptRenderer):
 
     # --- weights --------------------------------------------------------------------------
 
+    def as_reference(self) -> AbstractContextManager[None]:
+        """In this context the network computes the policy of before training. This one is not
+        trained: it does so anyway."""
+        return nullcontext()
+
     def load_weights(self, folder: Path) -> None:
-        """Copy the weights of ``folder`` into the network, all of them or none.
+        """Copy the weights of ``folder`` into the network, all of them or none; an adapter is merged
+        into the whole weights that were loaded last.
 
         Raises:
-            DataError: a file cannot be read, or names and shapes are not those of this model.
+            DataError: a file cannot be read, names and shapes are not those of this model, or an
+                adapter is of another base.
         """
+        if is_adapter(folder):
+            self._merger.merge(read_adapter(folder))
+            return
         try:
             check_model_folder(folder)
         except ConfigError as error:
@@ -223,10 +241,15 @@ class PolicyModel(PromptRenderer):
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(fresh[name])
+        self._merger = Merger(self.network, folder)
 
     def save(self, folder: Path) -> None:
         """Write a Hugging Face folder that any user of this architecture can load."""
         self.network.save_pretrained(folder)
+        self.save_renderer(folder)
+
+    def save_renderer(self, folder: Path) -> None:
+        """What turns messages and screenshots into inputs: everything but the network."""
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
         extra = self.folder / "dart_agent.json"

@@ -34,7 +34,7 @@ def read_shapes(folder: Path) -> Shapes:
         raise DataError(f"cannot take the weights {folder}: {error}") from None
     shapes: Shapes = {}
     for path in sorted(folder.glob("*.safetensors")):
-        shapes |= _file_shapes(path)
+        shapes |= file_shapes(path)
     _check_index(folder, shapes)
     return shapes
 
@@ -70,7 +70,12 @@ def sample_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _file_shapes(path: Path) -> Shapes:
+def file_shapes(path: Path) -> Shapes:
+    """The shape of each tensor in one file.
+
+    Raises:
+        DataError: it is cut off or is not safetensors.
+    """
     with boundary(DataError, f"reading the header of {path}"):
         size = path.stat().st_size
         with path.open("rb") as file:

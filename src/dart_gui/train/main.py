@@ -74,14 +74,35 @@ def build_trainer(config: Config, read_image: Callable[[str], bytes]) -> Trainer
     """The trainer of this process, whose torch threads and seed become those of ``config``."""
     torch.set_num_threads(config.launch.threads)
     torch.manual_seed(config.run.seed)
-    folder = Path(config.model.path)
-    device, dtype = config.model.device, config.model.dtype
-    policy = PolicyModel(folder, device=device, dtype=dtype)
-    reference = None
-    if config.train.kl_coef > 0:
-        reference = PolicyModel(folder, device=device, dtype=dtype)
-        reference.network.requires_grad_(False)
+    policy = _new_policy(config)
+    reference = _new_reference(config, policy) if config.train.kl_coef > 0 else None
     return Trainer(policy, config.train, read_image=read_image, reference=reference)
+
+
+def _new_policy(config: Config) -> PolicyModel:
+    folder, train = Path(config.model.path), config.train
+    device, dtype = config.model.device, config.model.dtype
+    if train.lora_rank == 0:
+        return PolicyModel(folder, device=device, dtype=dtype)
+    from dart_gui.model.lora import LoraPolicy
+
+    return LoraPolicy(
+        folder,
+        rank=train.lora_rank,
+        alpha=train.lora_alpha,
+        targets=train.lora_targets,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _new_reference(config: Config, policy: PolicyModel) -> PolicyModel:
+    """The initial policy: with LoRA the base, which ``policy`` holds; else a second copy."""
+    if config.train.lora_rank:
+        return policy
+    reference = PolicyModel(policy.folder, device=config.model.device, dtype=config.model.dtype)
+    reference.network.requires_grad_(False)
+    return reference
 
 
 def run(run_dir: Path) -> int:

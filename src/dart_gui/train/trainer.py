@@ -55,7 +55,8 @@ class StepStats:
 
 
 def trainable(network: nn.Module, freeze: Sequence[str]) -> list[nn.Parameter]:
-    """The parameters to train; those whose name contains an entry of ``freeze`` lose their gradient.
+    """The parameters to train: those with a gradient, less those whose name contains an entry of
+    ``freeze``, which lose it.
 
     Raises:
         ConfigError: an entry matches no parameter, or nothing is left.
@@ -67,7 +68,8 @@ def trainable(network: nn.Module, freeze: Sequence[str]) -> list[nn.Parameter]:
             f"{names[0]} and {names[-1]}."
         )
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not any(entry in name for entry in freeze))
+        if any(entry in name for entry in freeze):
+            parameter.requires_grad_(False)
     left = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not left:
         raise ConfigError(f"train.freeze = {list(freeze)} leaves nothing to train")
@@ -75,7 +77,8 @@ def trainable(network: nn.Module, freeze: Sequence[str]) -> list[nn.Parameter]:
 
 
 class Trainer:
-    """Holds the network, its optimizer and, where KL is on, the frozen reference.
+    """Holds the network, its optimizer and, where KL is on, the reference: a model of its own, or
+    ``policy`` itself where that has the reference in it.
 
     ``read_image`` gives the PNG of a screenshot by its hash; decoded pixels are cached.
     """
@@ -94,6 +97,8 @@ class Trainer:
         self._read_image = read_image
         self._pixels: OrderedDict[str, Pixels] = OrderedDict()
         self._parameters = trainable(policy.network, config.freeze)
+        if config.activation_checkpointing:
+            policy.network.activation_checkpointing_enable()
         self.optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
@@ -191,7 +196,7 @@ class Trainer:
             per_token = torch.where(foreign, imitation_loss(logprobs, advantages), per_token)
         per_token = per_token * self._span_weights(samples) - config.entropy_coef * entropy
         if self._reference is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self._reference.as_reference():
                 reference, _ = response_logprobs(self._reference, samples, self.pixels)
             kl_reference = k3(logprobs, reference)
             # An estimate only where the policy itself drew the tokens.
