@@ -185,6 +185,15 @@ def _report(args: argparse.Namespace) -> int:
     return commands.run_report(_console(), args.run, args.overrides)
 
 
+def _merge(args: argparse.Namespace) -> int:
+    from dart_gui import config as config_module
+    from dart_gui.launch import merge
+    from dart_gui.launch.commands import only_run_dir
+
+    runs_dir = config_module.load(None, only_run_dir(args.overrides)).run.dir
+    return merge.run(_console(), args.source, args.out, runs_dir, checkpoint=args.checkpoint)
+
+
 def _db(args: argparse.Namespace) -> int:
     from dart_gui import config as config_module
     from dart_gui.launch import db_check, run_folder
@@ -380,6 +389,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "play": _play,
     "doctor": _doctor,
     "report": _report,
+    "merge": _merge,
     "db": _db,
     "tasks": _tasks,
     "env": _env,

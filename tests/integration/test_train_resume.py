@@ -1,5 +1,6 @@
 """Exact resume: on recorded batches an interrupted and resumed run computes, bit by bit, what an
-uninterrupted one does. Real model, real ledger, the trainer's own loop; one thread."""
+uninterrupted one does, whether it trains the model or a LoRA adapter. Real model, real ledger, the
+trainer's own loop; one thread."""
 
 import hashlib
 import io
@@ -15,6 +16,7 @@ from dart_gui import metrics
 from dart_gui.config import from_dict
 from dart_gui.data.manager import DataManager
 from dart_gui.data.sampler import RoundRobinSampler
+from dart_gui.errors import DataError
 from dart_gui.metrics import MetricsWriter
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.train.checkpoint import OPTIMIZER_FILE
@@ -189,10 +191,15 @@ def dies_between_two_updates(trainer):
     trainer._update = fatal
 
 
+@pytest.fixture(scope="module", params=["full", "lora"])
+def config(request):
+    return CONFIG if request.param == "full" else limited(NUM_TRAIN_STEPS, lora_rank=4)
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(recorded, tmp_path_factory):
+def uninterrupted(recorded, config, tmp_path_factory):
     folder = shutil.copytree(recorded, tmp_path_factory.mktemp("whole") / "run")
-    launch(folder)
+    launch(folder, config=config)
     return folder
 
 
@@ -211,6 +218,11 @@ def saved(folder):
     return folder / "checkpoints" / f"step-{NUM_TRAIN_STEPS:06d}"
 
 
+def weights_file(folder):
+    (found,) = folder.glob("*.safetensors")
+    return found
+
+
 def optimizer_state(folder):
     state = torch.load(saved(folder) / OPTIMIZER_FILE, weights_only=True)["state"]
     assert state
@@ -218,18 +230,19 @@ def optimizer_state(folder):
 
 
 def test_an_interrupted_run_computes_what_an_uninterrupted_one_does(
-    recorded, uninterrupted, tmp_path
+    recorded, uninterrupted, config, tmp_path
 ):
     folder = shutil.copytree(recorded, tmp_path / "run")
-    with pytest.raises(Killed):
-        launch(folder, fatal_version=4)  # version 4 is of train step 3: the checkpoint is of 2
-    with pytest.raises(Killed):
-        launch(folder, spoil=dies_between_two_updates)  # of train step 5: the checkpoint is of 4
-    launch(folder)
+    with pytest.raises(Killed):  # version 4 is of train step 3: the checkpoint is of 2
+        launch(folder, config=config, fatal_version=4)
+    with pytest.raises(Killed):  # of train step 5: the checkpoint is of 4
+        launch(folder, config=config, spoil=dies_between_two_updates)
+    launch(folder, config=config)
 
     assert measured(folder) == measured(uninterrupted)
-    weights = [saved(each) / "model.safetensors" for each in (folder, uninterrupted)]
+    weights = [weights_file(saved(each)) for each in (folder, uninterrupted)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert ("adapter" in weights[0].name) == (config.train.lora_rank > 0)
     states = [optimizer_state(each) for each in (folder, uninterrupted)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
@@ -275,11 +288,13 @@ def digest(folder, version):
     with DataManager.open(folder, CONFIG) as data:
         path = Path(data.weights(version).path)
     assert list(weights_problems(path)) == []
-    return hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256(weights_file(path).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("lost", ["optimizer", "num_updates"])
-def test_a_resume_that_forgets_something_is_noticed(recorded, uninterrupted, tmp_path, lost):
+def test_a_resume_that_forgets_something_is_noticed(
+    recorded, uninterrupted, config, tmp_path, lost
+):
     def forget(trainer):
         if lost == "optimizer":
             trainer.optimizer.state.clear()
@@ -288,6 +303,44 @@ def test_a_resume_that_forgets_something_is_noticed(recorded, uninterrupted, tmp
 
     folder = shutil.copytree(recorded, tmp_path / "run")
     with pytest.raises(Killed):
-        launch(folder, fatal_version=4)
-    launch(folder, spoil=forget)
+        launch(folder, config=config, fatal_version=4)
+    launch(folder, config=config, spoil=forget)
     assert measured(folder)[NUM_TRAIN_STEPS] != measured(uninterrupted)[NUM_TRAIN_STEPS]
+
+
+@pytest.mark.parametrize("ranks", [(0, 4), (4, 0), (4, 2)])
+def test_a_run_goes_on_with_the_rank_that_it_began_with(recorded, tmp_path, ranks):
+    folder = shutil.copytree(recorded, tmp_path / "run")
+    launch(folder, config=limited(1, lora_rank=ranks[0]))
+    with pytest.raises(DataError, match=r"train\.lora_rank"):
+        launch(folder, config=limited(2, lora_rank=ranks[1]))
+
+
+def test_an_update_of_an_adapter_leaves_the_base_as_it_was(recorded, tmp_path):
+    """Also with a KL to the base, for which the adapter is off now and then."""
+    folder = shutil.copytree(recorded, tmp_path / "run")
+    seen = []
+
+    def before(trainer):
+        seen.append((trainer, parameters(trainer)))
+
+    launch(folder, config=limited(2, lora_rank=4), spoil=before)
+    ((trainer, old),) = seen
+    new = parameters(trainer)
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    adapter = {name for name in old if ".lora_" in name}
+    assert changed == adapter
+    assert len(adapter) == 4 * 7 * 2
+    assert 0 < measured_at(folder, 1)["kl_reference"] < measured_at(folder, 2)["kl_reference"]
+
+
+def parameters(trainer):
+    return {name: p.detach().clone() for name, p in trainer.policy.network.named_parameters()}
+
+
+def measured_at(folder, train_step):
+    return next(
+        event
+        for event in metrics.read(folder / "metrics.jsonl")
+        if event["event"] == "train_step" and event["train_step"] == train_step
+    )

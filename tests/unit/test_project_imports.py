@@ -42,6 +42,7 @@ UNBOUND = frozenset({"cli", "__main__", "__init__", "launch", "fakes"})
 HOMES: dict[str, frozenset[str]] = {
     "torch": frozenset({"model", "rollout.engines", "train"}),
     "transformers": frozenset({"model", "rollout.engines", "train"}),
+    "peft": frozenset({"model"}),
     "safetensors": frozenset({"model", "rollout.engines", "train"}),
     "playwright": frozenset({"env"}),
     "miniwob": frozenset({"env"}),

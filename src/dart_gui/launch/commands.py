@@ -48,6 +48,7 @@ def start_training(
 ) -> int:
     config = preflight.check(config_module.load(config_path, overrides))
     preflight.check_pool(config)
+    preflight.check_lora(config)
     place = run_folder.place_for(config, name=name, run_dir=run_dir, now=time.time())
     folder = run_folder.create(config, place)
     greeting = f"run {folder.run_id} in {shown(folder.path)}"
@@ -64,6 +65,7 @@ def resume_training(
     preflight.check(config)
     LedgerView(folder, config).check()
     preflight.check_pool(config)
+    preflight.check_lora(config, before=folder.load_config())
     progress = Progress()
     for event in MetricsTail(folder.metrics).read():
         progress.fold(event)

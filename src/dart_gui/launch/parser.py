@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_pool(commands)
     add_env(commands)
     add_osworld(commands)
+    _add_merge(commands)
     _add_db(commands)
     _add_modules(commands)
     return parser
@@ -242,6 +243,24 @@ def _add_pool(commands: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"default {DEFAULT_CONFIG}")
     parser.add_argument("--steps", type=int, default=100, help="optimizer updates (default 100)")
     parser.add_argument("--batch", type=int, default=8, help="successes of one update (default 8)")
+
+
+def _add_merge(commands: argparse._SubParsersAction[Parser]) -> None:
+    parser = command(
+        commands,
+        "merge",
+        summary="write a plain model folder of a run's checkpoint, a LoRA adapter merged into its base",
+        examples=(
+            "  dart-gui merge latest models/mine             the newest checkpoint of the newest run\n"
+            "  dart-gui merge lr3e-4 models/mine --checkpoint best\n"
+            "  dart-gui merge runs/lr3e-4/weights/v000012 models/mine"
+        ),
+    )
+    parser.add_argument("source", metavar="RUN", help="a run, or the folder of an adapter")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the new model")
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="best, or the name of a folder in its checkpoints"
+    )
 
 
 def _add_db(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -11,7 +11,7 @@ from dart_gui.agent.registry import agent_class
 from dart_gui.config import Config
 from dart_gui.env.suites import absolute_suite, get_suite
 from dart_gui.errors import ConfigError, DartError, SetupError
-from dart_gui.model.folder import check_model_folder
+from dart_gui.model.folder import check_model_folder, is_adapter
 from dart_gui.registry import absolute as absolute_reference
 from dart_gui.rollout.engines.vllm_server import find_executable
 
@@ -84,6 +84,28 @@ def check_pool(config: Config) -> None:
             f"curation.pool = {config.curation.pool}: none of its {len(entries)} entries counts for "
             f"this configuration ({what}). Add to it with `dart-gui pool add`"
         )
+
+
+def check_lora(config: Config, before: Config | None = None) -> None:
+    """``before`` is the configuration of the run that is continued.
+
+    Raises:
+        ConfigError: an adapter would be trained on top of another one, or a run would go on with
+            another kind of adapter.
+    """
+    folder = Path(config.model.path)
+    if config.train.lora_rank and is_adapter(folder):
+        raise ConfigError(
+            f"train.lora_rank = {config.train.lora_rank} trains a new adapter, and model.path {folder} "
+            f"is one already: make a plain model of it with `dart-gui merge {folder} OUT`"
+        )
+    for key in ("lora_rank", "lora_alpha", "lora_targets"):
+        now = getattr(config.train, key)
+        if before is not None and now != (then := getattr(before.train, key)):
+            raise ConfigError(
+                f"this run began with train.{key} = {then}, and its optimizer's state is of that: it "
+                f"cannot go on with {now}. Start a new run"
+            )
 
 
 def check_browser(config: Config) -> str:

@@ -35,6 +35,8 @@ class LoraPolicy(PolicyModel):
         ConfigError: ``folder`` is not a model folder, or holds an adapter itself.
     """
 
+    trains_adapter = True
+
     def __init__(
         self,
         folder: Path,

@@ -138,6 +138,8 @@ class PolicyModel(PromptRenderer):
         DataError: the adapter in ``folder`` is not whole, or its base is another one by now.
     """
 
+    trains_adapter = False
+
     def __init__(self, folder: Path, *, device: str = "auto", dtype: str = "float32") -> None:
         super().__init__(folder)
         self.device = pick_device(device)

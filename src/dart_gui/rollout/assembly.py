@@ -68,6 +68,7 @@ def _worker_settings(config: Config, worker_id: str, path: Path) -> WorkerSettin
         device=config.model.device,
         dtype=config.model.dtype,
         threads=config.launch.threads,
+        lora_rank=config.train.lora_rank,
         image_cache_bytes=config.rollout.image_cache_mb * 2**20,
         request_timeout_s=config.rollout.request_timeout_s,
         vllm=worker_vllm(config, worker_id) if config.rollout.engine == "vllm" else None,

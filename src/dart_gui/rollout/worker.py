@@ -57,6 +57,7 @@ class WorkerSettings:
     device: str
     dtype: str
     threads: int
+    lora_rank: int = 0  # of the adapters to come; 0 for whole weights
     image_cache_bytes: int
     request_timeout_s: float = 3600.0
     vllm: dict[str, Any] | None = None  # of VllmSettings, for the engine of that name
@@ -99,6 +100,7 @@ def _build_vllm(settings: WorkerSettings) -> Engine:
         max_batch_size=settings.max_batch_size,
         dtype=settings.dtype,
         threads=settings.threads,
+        lora_rank=settings.lora_rank,
     )
     return VllmEngine(
         model,

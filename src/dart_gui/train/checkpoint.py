@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from dart_gui.errors import DataError, boundary
+from dart_gui.model.folder import is_adapter
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.train.checkpoint_files import OPTIMIZER_FILE, STATE_FILE
 from dart_gui.train.trainer import Trainer
@@ -62,6 +63,11 @@ def load_checkpoint(trainer: Trainer, folder: Path) -> TrainerState:
     )
     with boundary(DataError, hint):
         state = TrainerState(**json.loads((folder / STATE_FILE).read_text()))
+        if is_adapter(folder) and not trainer.policy.trains_adapter:
+            raise DataError(
+                f"{folder} holds an adapter, and train.lora_rank = 0 trains whole weights: continue "
+                "this run with the rank that it began with"
+            )
         trainer.policy.load_weights(folder)
         saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         trainer.optimizer.load_state_dict(saved)

@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dart_gui.errors import DataError
+from dart_gui.model.adapter_files import read_adapter
+from dart_gui.model.folder import is_adapter
+
 OPTIMIZER_FILE = "optimizer.pt"
 STATE_FILE = "state.json"
 _HEADER_SIZE = struct.Struct("<Q")
 
 
 def weights_problems(folder: Path) -> Iterator[str]:
-    """What is missing or cut off in a Hugging Face folder; nothing where it is whole."""
+    """What is missing or cut off in a Hugging Face folder, or of an adapter's base; nothing where it is
+    whole."""
     if not folder.is_dir():
         yield f"the folder {folder} is missing"
         return
@@ -27,6 +32,12 @@ def weights_problems(folder: Path) -> Iterator[str]:
     for file in files:
         if not _is_whole_safetensors(file):
             yield f"{file} is cut off or damaged"
+            return
+    if is_adapter(folder):
+        try:
+            read_adapter(folder)
+        except DataError as error:
+            yield str(error)
 
 
 def checkpoint_problems(folder: Path, train_step: int, *, fast: bool = False) -> Iterator[str]:

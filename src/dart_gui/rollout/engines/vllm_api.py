@@ -20,6 +20,7 @@ from dart_gui.rollout.engines.base import EngineLoad
 CONTROL_TIMEOUT_S = 60.0
 RELOAD_TIMEOUT_S = 600.0
 _HEALTH_TIMEOUT_S = 5.0
+_LOAD_ADAPTER = "/v1/load_lora_adapter"
 _SAMPLE = re.compile(r"^vllm:(\w+)(?:\{[^}]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
 
 
@@ -74,8 +75,33 @@ class VllmApi:
 
     async def model(self) -> dict[str, Any]:
         """The first served model, as /v1/models has it."""
+        return (await self.models())[0]
+
+    async def models(self) -> list[dict[str, Any]]:
+        """The served model, then the loaded adapters, oldest first."""
         body = _parse(await self._checked("GET", "/v1/models", None, CONTROL_TIMEOUT_S))
-        return dict(body["data"][0])
+        return [dict(model) for model in body["data"]]
+
+    async def takes_adapters(self) -> bool:
+        """Whether the server has the routes for them: a request that names none is refused by it, and
+        unknown without it."""
+        nothing = {"lora_name": "", "lora_path": ""}
+        status, _ = await self._call("POST", _LOAD_ADAPTER, nothing, CONTROL_TIMEOUT_S)
+        return status != 404
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Serve the adapter in ``folder`` as the model ``name``, which must not be in use.
+
+        Raises:
+            DataError: the server did not take it; what it has stays.
+            ServerGoneError: it died of it.
+        """
+        body = {"lora_name": name, "lora_path": str(folder)}
+        await self._control(_LOAD_ADAPTER, body, timeout_s=RELOAD_TIMEOUT_S)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Raises ``DataError`` where there is none of this name."""
+        await self._control("/v1/unload_lora_adapter", {"lora_name": name})
 
     async def weight_label(self) -> str:
         body = _parse(await self._checked("GET", "/weight_info", None, CONTROL_TIMEOUT_S))

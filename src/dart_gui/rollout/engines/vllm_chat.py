@@ -40,9 +40,9 @@ class ChatTranslator:
             "return_tokens_as_token_ids": True,
         }
 
-    def body(self, request: EngineRequest, salt: str) -> dict[str, Any]:
+    def body(self, request: EngineRequest, salt: str, model: str = "") -> dict[str, Any]:
         """``salt`` names the weights: what any cache keeps is found again under the same salt only,
-        and an image by its content and the salt.
+        and an image by its content and the salt. ``model`` is an adapter, where one is to answer.
 
         Raises:
             PolicyError: an image did not come with the request or is not a PNG.
@@ -53,6 +53,7 @@ class ChatTranslator:
             "max_tokens": request.sampling.max_tokens,
             "seed": request.sampling.seed,
             "cache_salt": salt,
+            "model": model or self._fixed["model"],
         }
 
     def result(self, body: Mapping[str, Any], request: EngineRequest) -> EngineResult:

@@ -1,7 +1,7 @@
 """Engine ``vllm``: a vLLM server in a process of its own, behind the seam of every other engine.
 
 The server renders, samples and batches; this side translates, counts, and swaps the weights of the
-running server: pause, reload from a folder, resume, then a check that what came is what was meant. A
+running server (``vllm_weights`` knows how), then a check that what came is what was meant. A
 load that fails goes back to the weights before it, in place where the server lives, by a restart
 where it does not.
 """
@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dart_gui.errors import ContextLengthError, DataError, PolicyError, SetupError
 from dart_gui.model.folder import check_model_folder, read_token_facts
-from dart_gui.model.weight_files import check_same_tensors, read_shapes, sample_digest
 from dart_gui.rollout.engines.base import EngineLoad, EngineRequest, EngineResult
 from dart_gui.rollout.engines.busy import BusyTime
 from dart_gui.rollout.engines.vllm_api import ServerFailedError, ServerGoneError, VllmApi
@@ -34,6 +34,7 @@ from dart_gui.rollout.engines.vllm_server import (
     VllmServer,
     VllmSettings,
 )
+from dart_gui.rollout.engines.vllm_weights import Served, swapping_for
 from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.types import WeightsRef
 
@@ -74,11 +75,11 @@ class VllmEngine:
         self._request_timeout_s = request_timeout_s
         self._on_failure = on_failure
         self._clock = clock
-        self._shapes = read_shapes(model.folder)
-        self._weights = WeightsRef(policy_version=policy_version, path=str(model.folder))
+        self._swapping_by = swapping_for(model.folder, model.lora_rank)
+        weights = WeightsRef(policy_version=policy_version, path=str(model.folder))
+        self._served = self._swapping_by.check(weights)
         self._lock = threading.Lock()
         self._busy = BusyTime(clock)
-        self._digest, self._label = "", ""  # of the weights in service
         self._fingerprint = Fingerprint("", (), ())
         self._failed = ""
         self._load = EngineLoad()
@@ -99,7 +100,7 @@ class VllmEngine:
 
     @property
     def policy_version(self) -> int:
-        return self._weights.policy_version
+        return self._served.weights.policy_version
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -145,19 +146,17 @@ class VllmEngine:
             self._swapping = False
 
     def _load_weights(self, weights: WeightsRef) -> None:
-        folder = Path(weights.path)
-        check_same_tensors(folder, self._shapes)
-        digest = sample_digest(folder)
-        label = _label(weights, digest)
+        served = self._swapping_by.check(weights)
         try:
-            found = self._await(self._swap(folder, label))
-            if found == self._fingerprint and digest != self._digest:
+            found = self._await(self._swap(served))
+            if is_without_effect(served, found, self._served, self._fingerprint):
                 raise DataError("the server says that it took them, and serves what it did before")
         except (DataError, PolicyError) as error:
-            self._go_back(error)
-            raise DataError(f"cannot take the weights {folder}: {error}") from None
-        self._weights, self._fingerprint = weights, found
-        self._digest, self._label = digest, label
+            self._go_back(served, error)
+            raise DataError(f"cannot take the weights {weights.path}: {error}") from None
+        before, self._served, self._fingerprint = self._served, served, found
+        if before.model != served.model:
+            self._await(self._swapping_by.drop(self._api, before))
 
     def close(self) -> None:
         if not self._loop.is_running():
@@ -175,15 +174,12 @@ class VllmEngine:
     # --- start -------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        folder = Path(self._weights.path)
         self._translator = ChatTranslator(
-            read_token_facts(folder),
+            read_token_facts(self._served.folder),
             model=self._served_name(),
             top_logprobs=self._settings.top_logprobs,
         )
-        self._digest = sample_digest(folder)
-        self._label = _label(self._weights, self._digest)
-        self._fingerprint = self._await(self._begin(folder))
+        self._fingerprint = self._await(self._begin(self._served))
 
     async def _connect(self) -> VllmApi:
         url = f"unix:{self._server.socket}" if self._server is not None else self._settings.url
@@ -218,23 +214,28 @@ class VllmEngine:
                 )
             await asyncio.sleep(_POLL_S)
 
-    async def _begin(self, folder: Path) -> Fingerprint:
+    async def _begin(self, served: Served) -> Fingerprint:
         """The server has the wanted weights from here on, whoever served from it before."""
-        if self._server is None and await self._api.weight_label() != self._label:
-            await self._api.reload(folder, self._label)
+        await self._swapping_by.begin(self._api, served, adopted=self._server is None)
         if not await uses_processed_logprobs(self._api, self._translator):
             raise SetupError(
                 f"the server at {self._settings.url} reports log-probabilities before temperature "
                 "and masks: start it with --logprobs-mode processed_logprobs"
             )
-        return await take_fingerprint(self._api, self._translator)
+        found = await take_fingerprint(self._api, self._translator, served)
+        if served.adapter:
+            base = replace(served, adapter=False, is_base=True, digest="")
+            without = await take_fingerprint(self._api, self._translator, base)
+            if is_without_effect(served, found, base, without):
+                raise SetupError(f"the server took the adapter {served.folder}, and serves its base")
+        return found
 
     # --- requests ----------------------------------------------------------------------------
 
     async def _answer(self, request: EngineRequest) -> EngineResult:
         if self._failed:
             raise PolicyError(self._failed)
-        body = self._translator.body(request, self._label)
+        body = self._translator.body(request, self._served.label, self._served.model)
         for tries in range(1, MAX_TRIES + 1):
             try:
                 result = self._translator.result(await self._api.chat(body), request)
@@ -261,7 +262,7 @@ class VllmEngine:
     async def _examine(self, reason: PolicyError) -> None:
         """Is it the request, or the server? A server that fails the known prompt is given up."""
         try:
-            found = await take_fingerprint(self._api, self._translator)
+            found = await take_fingerprint(self._api, self._translator, self._served)
         except PolicyError as error:
             raise self._fail(f"{reason}; and then {error}") from None
         if difference := found.difference(self._fingerprint):
@@ -290,16 +291,16 @@ class VllmEngine:
 
     # --- weights -----------------------------------------------------------------------------
 
-    async def _swap(self, folder: Path, label: str) -> Fingerprint:
+    async def _swap(self, served: Served) -> Fingerprint:
         started = self._clock()
-        await self._api.reload(folder, label)
-        reloaded = self._clock()
-        found = await take_fingerprint(self._api, self._translator)
-        reload_s, check_s = reloaded - started, self._clock() - reloaded
-        log.info("weights %s: reload %.2f s, check %.2f s", label, reload_s, check_s)
+        await self._swapping_by.take(self._api, served)
+        taken = self._clock()
+        found = await take_fingerprint(self._api, self._translator, served)
+        load_s, check_s = taken - started, self._clock() - taken
+        log.info("weights %s: load %.2f s, check %.2f s", served.label, load_s, check_s)
         return found
 
-    def _go_back(self, reason: Exception) -> None:
+    def _go_back(self, refused: Served, reason: Exception) -> None:
         """The weights before a load that failed, verified; at the cost of a restart if need be.
 
         Raises:
@@ -307,8 +308,10 @@ class VllmEngine:
         """
         log.error("going back to version %d: %s", self.policy_version, reason)
         try:
-            found = self._await(self._swap(Path(self._weights.path), self._label))
+            found = self._await(self._swap(self._served))
             if not (difference := found.difference(self._fingerprint)):
+                if refused.model != self._served.model:
+                    self._await(self._swapping_by.drop(self._api, refused))
                 return
             log.error("the old weights are others now: %s", difference)
         except (DataError, PolicyError) as error:
@@ -331,7 +334,12 @@ class VllmEngine:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-def _label(weights: WeightsRef, digest: str) -> str:
-    """What the server calls its weights, and the salt of its caches: an adopted server may have
-    served another run's weights of the same number."""
-    return f"dart-{weights.policy_version}-{digest[:16]}"
+def is_without_effect(
+    new: Served, found: Fingerprint, old: Served, before: Fingerprint
+) -> bool:
+    """Whether a server that should have gone from ``old`` to ``new`` answers as if it had not."""
+    if new.digest == old.digest or (new.is_base and old.is_base):
+        return False
+    if new.adapter or old.adapter:  # not in the checksum of the parameters
+        return (found.ids, found.logprobs) == (before.ids, before.logprobs)
+    return found == before

@@ -12,6 +12,7 @@ from PIL import Image
 from dart_gui.rollout.engines.base import EngineRequest
 from dart_gui.rollout.engines.vllm_api import ServerFailedError, VllmApi
 from dart_gui.rollout.engines.vllm_chat import ChatTranslator
+from dart_gui.rollout.engines.vllm_weights import Served
 from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.rollout.images import image_hash
 from dart_gui.types import SamplingParams
@@ -19,14 +20,21 @@ from dart_gui.types import SamplingParams
 PROBE_TOKENS = 8
 
 
-async def take_fingerprint(api: VllmApi, translator: ChatTranslator) -> Fingerprint:
-    """Raises:
-    ServerGoneError, ServerFailedError: there is no sane answer.
+async def take_fingerprint(
+    api: VllmApi, translator: ChatTranslator, served: Served
+) -> Fingerprint:
+    """Of ``served``, which the server is to have by now. An adapter is no parameter of the model: its
+    files stand for it in the checksum, and what it does shows in the log-probabilities.
+
+    Raises:
+        ServerGoneError, ServerFailedError: there is no sane answer.
     """
     checksums = await api.checksums()
+    if served.adapter:
+        checksums["adapter"] = served.digest
     request = _request(temperature=0.0, max_tokens=PROBE_TOKENS)
     # a salt of its own: nothing of an earlier probe may stand in for the weights of now
-    body = translator.body(request, f"probe-{secrets.token_hex(8)}")
+    body = translator.body(request, f"probe-{secrets.token_hex(8)}", served.model)
     result = translator.result(await api.chat(body), request)
     text = "\n".join(f"{name} {checksums[name]}" for name in sorted(checksums))
     return Fingerprint(

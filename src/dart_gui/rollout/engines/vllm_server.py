@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dart_gui.errors import SetupError, boundary
+from dart_gui.model.folder import base_of
+from dart_gui.rollout.engines.vllm_weights import adapter_flags, rank_for
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +50,12 @@ class VllmSettings:
 class ModelSettings:
     """What a server is to serve."""
 
-    folder: Path
+    folder: Path  # its base is served where it holds an adapter
     max_context: int
     max_batch_size: int
     dtype: str
     threads: int
+    lora_rank: int = 0  # of the adapters that it may have to take; 0 for none
 
 
 def find_executable(name: str) -> str:
@@ -75,10 +78,11 @@ def find_executable(name: str) -> str:
 def serve_command(settings: VllmSettings, model: ModelSettings, socket: Path) -> list[str]:
     """``vllm serve`` with what exactness needs: processed log-probabilities are those of the
     distribution that was sampled from; the sampling defaults of the model folder stay out."""
+    rank = rank_for(model.folder, model.lora_rank)
     return [
         find_executable(settings.executable),
         "serve",
-        str(model.folder),
+        str(base_of(model.folder)),
         *("--uds", str(socket)),
         *("--served-model-name", SERVED_NAME),
         *("--max-model-len", str(model.max_context)),
@@ -90,6 +94,7 @@ def serve_command(settings: VllmSettings, model: ModelSettings, socket: Path) ->
         *("--max-logprobs", str(max(MAX_TOP_LOGPROBS, settings.top_logprobs))),
         *("--generation-config", "vllm"),
         "--enable-prefix-caching",
+        *(adapter_flags(rank) if rank else ()),
         *settings.args,
     ]
 
@@ -102,6 +107,7 @@ def server_environment(
     env = {name: value for name, value in base.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     env |= {
         "VLLM_SERVER_DEV_MODE": "1",  # the routes for weight updates
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",  # and for adapters
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
