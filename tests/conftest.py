@@ -64,7 +64,20 @@ def vllm_url(request):
     )
 
 
-def _serve_vllm(vllm_executable, vllm_env):
+@pytest.fixture(scope="session")
+def vllm_lora_url(request):
+    """Another one, which takes adapters of rank 8. DART_VLLM_LORA_URL names one that runs already."""
+    if url := os.environ.get("DART_VLLM_LORA_URL"):
+        yield url
+        return
+    yield from _serve_vllm(
+        request.getfixturevalue("vllm_executable"),
+        request.getfixturevalue("vllm_env"),
+        lora_rank=8,
+    )
+
+
+def _serve_vllm(vllm_executable, vllm_env, *, lora_rank=0):
     from dart_gui.rollout.engines.vllm_server import ModelSettings, VllmServer, VllmSettings
 
     server = VllmServer(VllmSettings(executable=vllm_executable, args=VLLM_ARGS, env=vllm_env))
@@ -75,6 +88,7 @@ def _serve_vllm(vllm_executable, vllm_env):
             max_batch_size=8,
             dtype="float32",
             threads=1,
+            lora_rank=lora_rank,
         )
     )
     yield f"unix:{server.socket}"

@@ -74,6 +74,7 @@ async def test_updates_and_deaths_under_load(vllm_executable, vllm_args, vllm_en
         "model.path": str(TINY_AGENT),
         "model.dtype": "float32",
         "model.device": "cpu",
+        "train.lora_rank": 0,  # whole weights: test_vllm_lora has the adapters
         "rollout.num_workers": 2,
         "rollout.max_context": 1024,
         "rollout.max_tokens": 32,

@@ -5,6 +5,7 @@ import asyncio
 import json
 import shutil
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ class StubServer:
 
     def __init__(self):
         self.calls, self.faults, self.weights, self.label = [], {}, "", "default"
+        self.adapters, self.takes_adapters, self.deaf = {}, True, False
+        self.models = []  # as requests named them
         self.processed = True
         self.healthy = True
         self._loop = asyncio.new_event_loop()
@@ -57,6 +60,8 @@ class StubServer:
         body = json.loads(await request.read() or b"{}")
         if queue := self.faults.get(path):
             return self._fault(queue.pop(0))
+        if "lora_adapter" in path and not (self.takes_adapters and body["lora_name"]):
+            return self._fault(400 if self.takes_adapters else 404)
         return web.json_response(self._body(path, body), status=200 if self.healthy else 503)
 
     @staticmethod
@@ -70,7 +75,12 @@ class StubServer:
     def _body(self, path, body):
         match path:
             case "/v1/models":
-                return {"data": [{"id": "served", "max_model_len": 1024}]}
+                served = {"id": "served", "max_model_len": 1024, "root": str(TINY_AGENT)}
+                return {"data": [served, *({"id": name} for name in self.adapters)]}
+            case "/v1/load_lora_adapter" if body["lora_name"]:
+                self.adapters[body["lora_name"]] = body["lora_path"]
+            case "/v1/unload_lora_adapter":
+                del self.adapters[body["lora_name"]]
             case "/weight_info":
                 return {"weight_version": self.label}
             case "/collective_rpc":
@@ -85,6 +95,9 @@ class StubServer:
 
     def completion(self, body, **choice):
         logprob = -0.5 / (body["temperature"] or 1.0) if self.processed else -0.5
+        if not self.deaf and (path := self.adapters.get(body["model"])):
+            logprob -= 1e-3 * (1 + zlib.crc32(Path(path).name.encode()) % 30)
+        self.models.append(body["model"])
         content = [
             {"token": f"token_id:{token}", "logprob": logprob, "top_logprobs": []}
             for token in (5, 841)[: body["max_tokens"]]
@@ -110,10 +123,15 @@ def server():
 def adopt(server):
     made = []
 
-    def make(**settings):
+    def make(*, folder=TINY_AGENT, lora_rank=0, **settings):
         failures = []
         model = ModelSettings(
-            folder=TINY_AGENT, max_context=1024, max_batch_size=4, dtype="float32", threads=1
+            folder=folder,
+            max_context=1024,
+            max_batch_size=4,
+            dtype="float32",
+            threads=1,
+            lora_rank=lora_rank,
         )
         engine = VllmEngine(
             model,
@@ -179,7 +197,9 @@ def test_one_bad_answer_is_asked_for_again(server, adopt, fault):
 
 def test_an_aborted_reply_is_asked_for_again(server, adopt):
     engine = adopt()
-    cut = server.completion({"temperature": 1.0, "max_tokens": 8}, finish_reason="abort")
+    cut = server.completion(
+        {"temperature": 1.0, "max_tokens": 8, "model": "served"}, finish_reason="abort"
+    )
     server.faults["/v1/chat/completions"] = [cut]
     assert ask(engine).finish_reason == "stop"
 
@@ -246,3 +266,119 @@ def test_an_adopted_server_in_an_unknown_state_is_given_up(server, adopt, tmp_pa
     with pytest.raises(PolicyError, match="unknown state"):
         engine.load_weights(fresh(tmp_path))
     assert engine.failures == ["given up"]
+
+
+# --- adapters --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    """Of rank 2, by version."""
+    from dart_gui.model.lora import LoraPolicy
+
+    place, found = tmp_path_factory.mktemp("adapters"), {}
+    policy = LoraPolicy(TINY_AGENT, rank=2, alpha=2, targets=("q_proj",), device="cpu")
+    for version in (1, 2, 3):
+        for name, parameter in policy.network.named_parameters():
+            if ".lora_B." in name:
+                parameter.data.fill_(0.01 * version)
+        folder = place / f"adapter-{version}"
+        policy.save(folder)
+        found[version] = WeightsRef(policy_version=version, path=str(folder))
+    return found
+
+
+def only_name(server):
+    (name,) = server.adapters
+    return name
+
+
+def test_requests_name_the_adapter_of_their_version(server, adopt, adapters):
+    engine = adopt(lora_rank=2)
+    ask(engine)
+    assert server.models[-1] == "served"
+    for version, weights in adapters.items():
+        engine.load_weights(weights)
+        assert server.adapters == {only_name(server): weights.path}  # those before are unloaded
+        ask(engine)
+        assert server.models[-1] == only_name(server)
+        assert engine.policy_version == version
+    assert "/collective_rpc" not in server.calls
+    assert "/pause" not in server.calls
+
+
+def test_the_base_itself_needs_no_adapter(server, adopt, adapters):
+    engine = adopt(lora_rank=2)
+    engine.load_weights(adapters[1])
+    engine.load_weights(WeightsRef(policy_version=7, path=str(TINY_AGENT)))
+    ask(engine)
+    assert (server.models[-1], server.adapters, engine.policy_version) == ("served", {}, 7)
+
+
+def test_a_worker_that_starts_at_an_adapter_serves_its_base(server, adopt, adapters):
+    server.adapters["dart-9-of-a-worker-before"] = "/gone"
+    engine = adopt(folder=Path(adapters[2].path))
+    assert list(server.adapters.values()) == [adapters[2].path]
+    ask(engine)
+    assert server.models[-1] == only_name(server)
+
+
+@pytest.mark.parametrize("fault", [500, 404, 400])
+def test_an_adapter_that_is_not_taken_leaves_the_one_before(server, adopt, adapters, fault):
+    engine = adopt(lora_rank=2)
+    engine.load_weights(adapters[1])
+    server.calls.clear()
+    server.faults["/v1/load_lora_adapter"] = [fault]
+    with pytest.raises(DataError, match="boom"):
+        engine.load_weights(adapters[2])
+    assert server.adapters == {only_name(server): adapters[1].path}
+    assert server.calls.count("/v1/load_lora_adapter") == 1  # the old one was never gone
+    assert (engine.policy_version, engine.failures) == (1, [])
+    assert ask(engine).response_ids == [5, 841]
+
+
+def test_an_adapter_without_effect_is_a_failure(server, adopt, adapters):
+    engine = adopt(lora_rank=2)
+    server.deaf = True
+    with pytest.raises(DataError, match="serves what it did before"):
+        engine.load_weights(adapters[1])
+    assert (server.adapters, engine.policy_version, engine.failures) == ({}, 0, [])
+    with pytest.raises(SetupError, match="serves its base"):
+        adopt(folder=Path(adapters[1].path))
+
+
+def test_an_old_adapter_that_cannot_be_unloaded_fails_no_update(server, adopt, adapters):
+    engine = adopt(lora_rank=2)
+    engine.load_weights(adapters[1])
+    server.faults["/v1/unload_lora_adapter"] = [500]
+    engine.load_weights(adapters[2])
+    assert engine.policy_version == 2
+    assert len(server.adapters) == 2
+
+
+def test_whole_weights_and_adapters_are_not_mixed(server, adopt, adapters, tmp_path):
+    with pytest.raises(DataError, match=r"started without train\.lora_rank"):
+        adopt().load_weights(adapters[1])
+    with pytest.raises(DataError, match="neither one nor the base"):
+        adopt(lora_rank=2).load_weights(fresh(tmp_path))
+    assert server.adapters == {}
+
+
+def test_a_rank_that_the_server_has_no_room_for_is_refused(server, adopt, adapters):
+    engine = adopt(lora_rank=1)
+    server.calls.clear()
+    with pytest.raises(DataError, match="of rank 2, the server takes up to 1"):
+        engine.load_weights(adapters[1])
+    assert server.calls == []
+
+
+def test_an_adopted_server_that_takes_no_adapters_is_refused(server, adopt):
+    server.takes_adapters = False
+    with pytest.raises(SetupError, match="--enable-lora"):
+        adopt(lora_rank=2)
+
+
+def test_an_adopted_server_of_another_base_is_refused(server, adopt, tmp_path):
+    other = shutil.copytree(TINY_AGENT, tmp_path / "other")
+    with pytest.raises(SetupError, match="has to serve its base"):
+        adopt(folder=Path(other), lora_rank=2)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from dart_gui.rollout.engines.vllm_server import (
     serve_command,
     server_environment,
 )
+from dart_gui.rollout.engines.vllm_weights import adapter_flags
 from dart_gui.types import SamplingParams
 
 FACTS = TokenFacts(frozenset({7, 3}), [5, 6])
@@ -165,6 +167,27 @@ def test_the_command_line(tmp_path):
     env = server_environment(settings, 2, {"PYTHONPATH": "/ours", "PATH": "/bin"})
     assert "PYTHONPATH" not in env
     assert (env["A"], env["CUDA_VISIBLE_DEVICES"], env["PATH"]) == ("b=c", "2,3", "/bin")
+
+
+def test_the_command_line_for_adapters(tmp_path):
+    executable = tmp_path / "vllm"
+    executable.write_text("#!/bin/sh\n")
+    executable.chmod(0o755)
+    settings = VllmSettings(executable=str(executable), args=[], env=[])
+    plain = serve_command(settings, model(tmp_path), tmp_path / "s")
+    assert "--enable-lora" not in plain
+    wanted = replace(model(tmp_path), lora_rank=24)
+    command = serve_command(settings, wanted, tmp_path / "s")
+    assert command[2] == str(tmp_path)
+    assert command[command.index("--max-lora-rank") + 1] == "32"  # vLLM knows certain ones
+    assert command[command.index("--max-loras") + 1] == "1"
+    assert command[command.index("--max-cpu-loras") + 1] == "2"
+    assert set(command) >= {"--enable-lora", *plain}
+
+
+@pytest.mark.parametrize(("rank", "size"), [(1, "1"), (2, "8"), (64, "64"), (65, "128"), (512, "512")])
+def test_a_rank_of_the_servers_own_holds_ours(rank, size):
+    assert adapter_flags(rank)[-1] == size
 
 
 def test_a_missing_executable_says_what_to_do(tmp_path):

@@ -121,6 +121,8 @@ class TrainConfig(Section):
     freeze: list[str] = []
     """Parameters that are not trained: all whose name contains one of these, e.g. ``lm_head``,
     ``embed_tokens``, ``visual``."""
+    device: str = ""
+    """Of the trainer, as ``cuda:3``; empty for ``model.device``. vLLM's workers take the first GPUs."""
     lora_rank: Annotated[int, Field(ge=0, le=512)] = 0
     """Rank of a LoRA adapter that is trained in place of the model's own weights; 0 trains these."""
     lora_alpha: PositiveInt = 32

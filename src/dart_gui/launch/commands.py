@@ -16,7 +16,14 @@ from rich.table import Table
 from dart_gui import config as config_module
 from dart_gui.config import Config
 from dart_gui.files import write_whole
-from dart_gui.launch import pinned, plan, preflight, run_folder, vllm_checks
+from dart_gui.launch import (
+    pinned,
+    plan,
+    preflight,
+    run_folder,
+    training_memory,
+    vllm_checks,
+)
 from dart_gui.launch.children import Children, local_spawner
 from dart_gui.launch.ledger import LedgerView
 from dart_gui.launch.observe import Observer
@@ -251,7 +258,11 @@ def list_tasks(console: Console, suite_name: str) -> int:
 def show_config(console: Console, config_path: str | None, overrides: Sequence[str]) -> int:
     """As TOML; what is worth knowing of it follows as comments."""
     config = config_module.load(config_path, overrides)
-    notes = [*vllm_checks.dry_run_lines(config), *preflight.dry_run_lines(config)]
+    notes = [
+        *vllm_checks.dry_run_lines(config),
+        *training_memory.dry_run_lines(config),
+        *preflight.dry_run_lines(config),
+    ]
     text = "\n".join([config_module.dump(config), *notes])
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     return 0

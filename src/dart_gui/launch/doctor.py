@@ -24,7 +24,7 @@ from rich.table import Table
 
 from dart_gui.config import Config
 from dart_gui.errors import DartError, SetupError, boundary
-from dart_gui.launch import preflight, vllm_checks
+from dart_gui.launch import preflight, training_memory, vllm_checks
 
 MIN_CORES = 2
 MIN_MEMORY_GB = 4.0
@@ -261,5 +261,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("log-probabilities", check_parity),
     ("vllm", vllm_checks.check_servers),
     ("vllm memory", vllm_checks.check_memory),
+    ("training memory", training_memory.describe),
     ("desktop screens", vllm_checks.check_context),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +27,7 @@ def run(
         raise ConfigError(f"{out} exists already: choose a new folder for the model")
     folder = _model_of(source, runs_dir, checkpoint)
     check_model_folder(folder)
+    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers draws a bar for each model
     from dart_gui.model.policy_model import PolicyModel
     from dart_gui.train.checkpoint import save_model
 

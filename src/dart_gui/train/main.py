@@ -81,7 +81,7 @@ def build_trainer(config: Config, read_image: Callable[[str], bytes]) -> Trainer
 
 def _new_policy(config: Config) -> PolicyModel:
     folder, train = Path(config.model.path), config.train
-    device, dtype = config.model.device, config.model.dtype
+    device, dtype = train.device or config.model.device, config.model.dtype
     if train.lora_rank == 0:
         return PolicyModel(folder, device=device, dtype=dtype)
     from dart_gui.model.lora import LoraPolicy
@@ -100,7 +100,7 @@ def _new_reference(config: Config, policy: PolicyModel) -> PolicyModel:
     """The initial policy: with LoRA the base, which ``policy`` holds; else a second copy."""
     if config.train.lora_rank:
         return policy
-    reference = PolicyModel(policy.folder, device=config.model.device, dtype=config.model.dtype)
+    reference = PolicyModel(policy.folder, device=str(policy.device), dtype=config.model.dtype)
     reference.network.requires_grad_(False)
     return reference
 
