@@ -40,19 +40,34 @@ def request(text="Click the button.", images=(), **sampling):
 
 
 @pytest.fixture(
-    scope="module", params=["fake", "transformers", pytest.param("vllm", marks=pytest.mark.vllm)]
+    scope="module",
+    params=["fake", "transformers", "adapter", pytest.param("vllm", marks=pytest.mark.vllm)],
 )
 def kind(request):
+    """``adapter``: the engine ``transformers`` that starts at an adapter, and takes it again."""
     if request.param == "vllm":
         request.getfixturevalue("vllm_url")
-    if request.param == "transformers" and not (TINY_AGENT / "config.json").exists():
+    if request.param in ("transformers", "adapter") and not (TINY_AGENT / "config.json").exists():
         pytest.skip(f"the tiny agent is not in {TINY_AGENT}")
     return request.param
 
 
 @pytest.fixture(scope="module")
 def weights_path(kind, tmp_path_factory):
+    if kind == "adapter":
+        return str(make_adapter(tmp_path_factory.mktemp("adapter") / "v1"))
     return str(tmp_path_factory.mktemp("weights") if kind == "fake" else TINY_AGENT)
+
+
+def make_adapter(folder):
+    from dart_gui.model.lora import LoraPolicy
+
+    policy = LoraPolicy(TINY_AGENT, rank=4, alpha=4, targets=("q_proj", "up_proj"), device="cpu")
+    for name, parameter in policy.network.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.fill_(0.01)
+    policy.save(folder)
+    return folder
 
 
 @pytest.fixture

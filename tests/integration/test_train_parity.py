@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dart_gui.model.adapter_files import BLOCK_OF
+from dart_gui.model.lora import LoraPolicy
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.rollout.engines.transformers_engine import TransformersEngine
 from dart_gui.train.parity import compare, measure, sample_requests
+from dart_gui.types import WeightsRef
 
 TINY_AGENT = Path(__file__).resolve().parents[2] / "models" / "tiny-agent"
 
@@ -20,6 +23,34 @@ def test_rollout_and_trainer_agree_over_text_and_images(temperature):
     assert result.num_tokens > 50
     assert result.mean_abs <= 1e-3
     assert result.max_abs <= 1e-2
+
+
+def test_an_engine_that_merged_an_adapter_agrees_with_the_trainer_that_did_not(tmp_path):
+    """Through a base, another adapter and a prompt whose screenshots it knows already."""
+    policy = LoraPolicy(TINY_AGENT, rank=8, alpha=16, targets=tuple(BLOCK_OF), device="cpu")
+    for version in (1, 2):
+        generator = torch.Generator().manual_seed(version)
+        for name, parameter in policy.network.named_parameters():
+            if ".lora_B." in name:
+                parameter.data = 0.05 * torch.randn(parameter.shape, generator=generator)
+        policy.save(tmp_path / f"v{version}")
+    requests = sample_requests(0, temperature=1.0, max_tokens=24)
+    engine = TransformersEngine(
+        TINY_AGENT, policy_version=0, max_batch_size=4, max_context=4096, device="cpu"
+    )
+    try:
+        for version in (1, 2):
+            path = str(tmp_path / f"v{version}")
+            engine.load_weights(WeightsRef(policy_version=version, path=path))
+            futures = [engine.submit(request) for request in requests]
+            results = [future.result(timeout=600) for future in futures]
+    finally:
+        engine.close()
+    agreement = compare(policy, requests, results)
+    assert agreement.mean_abs <= 1e-3
+    assert agreement.max_abs <= 1e-2
+    with policy.as_reference():
+        assert compare(policy, requests, results).max_abs > 0.1
 
 
 def test_parity_notices_another_model(tmp_path):

@@ -93,9 +93,7 @@ def difference(folder, results):
     else:
         settings = json.loads((folder / "adapter_config.json").read_text())
         targets = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-        policy = LoraPolicy(
-            TINY_AGENT, rank=settings["r"], alpha=16, targets=targets, device="cpu"
-        )
+        policy = LoraPolicy(TINY_AGENT, rank=settings["r"], alpha=16, targets=targets, device="cpu")
         policy.load_weights(folder)
     return compare(policy, requests(), results).max_abs
 
@@ -211,8 +209,13 @@ def test_a_load_that_the_server_refuses_leaves_the_old_one(engine, adapters, tmp
 def test_an_adopted_server_gets_rid_of_what_it_had(engine, adapters, vllm_lora_url):
     take(engine, 1, adapters[0])
     assert len(loaded(engine)) == 1
-    engine._await(engine._swapping_by.begin(engine._api, engine._swapping_by.check(
-        WeightsRef(policy_version=0, path=str(TINY_AGENT))), adopted=True))
+    engine._await(
+        engine._swapping_by.begin(
+            engine._api,
+            engine._swapping_by.check(WeightsRef(policy_version=0, path=str(TINY_AGENT))),
+            adopted=True,
+        )
+    )
     assert loaded(engine) == []
 
 

@@ -1,4 +1,4 @@
-"""Memory figures of serving and of training, and what doctor and --dry-run say of a vLLM configuration."""
+"""Memory figures of serving and training, and what doctor and --dry-run say of a vLLM configuration."""
 
 import json
 import math
@@ -65,7 +65,9 @@ def test_adapter_parameters_are_counted_exactly():
     """By hand, of rank 2 on one projection: 28 layers of A [2, 3584] and B [512, 2]."""
     size, rank, targets = size_of(UITARS_CONFIG), 8, ("q_proj", "up_proj")
     assert size.num_adapter_parameters(2, ["v_proj"]) == 28 * 2 * (3584 + 512)
-    counted = sum(math.prod(shape) for shape in adapter_shapes(UITARS_CONFIG, rank, targets).values())
+    counted = sum(
+        math.prod(shape) for shape in adapter_shapes(UITARS_CONFIG, rank, targets).values()
+    )
     assert size.num_adapter_parameters(rank, targets) == counted
 
 

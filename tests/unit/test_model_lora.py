@@ -23,6 +23,7 @@ from dart_gui.model.lora import LoraPolicy
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.train.forward import response_logprobs
 from dart_gui.train.samples import Sample
+from dart_gui.train.trainer import Trainer
 
 TINY_AGENT = Path(__file__).resolve().parents[2] / "models" / "tiny-agent"
 RANK, ALPHA = 4, 8
@@ -31,9 +32,7 @@ ALL = tuple(sorted(BLOCK_OF))
 
 def lora(folder=TINY_AGENT, *, rank=RANK, alpha=ALPHA, targets=ALL, dtype="float32"):
     torch.manual_seed(0)
-    return LoraPolicy(
-        folder, rank=rank, alpha=alpha, targets=targets, device="cpu", dtype=dtype
-    )
+    return LoraPolicy(folder, rank=rank, alpha=alpha, targets=targets, device="cpu", dtype=dtype)
 
 
 def stir(policy, seed=1, scale=0.05):
@@ -47,6 +46,11 @@ def stir(policy, seed=1, scale=0.05):
 
 
 def logprobs(policy):
+    with torch.no_grad():
+        return scores(policy)
+
+
+def scores(policy):
     samples = [
         Sample(
             trajectory_id="t",
@@ -62,8 +66,7 @@ def logprobs(policy):
         )
         for length in (7, 20)
     ]
-    with torch.no_grad():
-        return response_logprobs(policy, samples, lambda _: pytest.fail("there is no image"))[0]
+    return response_logprobs(policy, samples, lambda _: pytest.fail("there is no image"))[0]
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,30 @@ def test_the_adapter_is_float32_beside_a_base_in_bfloat16(tmp_path):
     kinds = {value.dtype for value in load_file(tmp_path / "v" / ADAPTER_WEIGHTS).values()}
     assert kinds == {torch.float32}
     assert logprobs(policy).isfinite().all()
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients():
+    found, kept = [], []
+    for again in (False, True):
+        policy = stir(lora(targets=("q_proj", "down_proj")))
+        config = TrainConfig(activation_checkpointing=again)
+        Trainer(policy, config, read_image=lambda _: pytest.fail("there is no image"))
+        policy.network.train()
+        num_kept = 0
+
+        def count(tensor):
+            nonlocal num_kept
+            num_kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = scores(policy).sum()
+        loss.backward()
+        kept.append(num_kept)
+        found.append([p.grad for p in policy.network.parameters() if p.requires_grad])
+    assert all(close(a, b) for a, b in zip(*found, strict=True))
+    assert any(float(each.abs().max()) > 1.0 for each in found[0])
+    assert kept[1] < kept[0] / 2
 
 
 def test_without_the_adapter_the_policy_is_the_base(base_logprobs):

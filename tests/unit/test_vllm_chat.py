@@ -185,7 +185,9 @@ def test_the_command_line_for_adapters(tmp_path):
     assert set(command) >= {"--enable-lora", *plain}
 
 
-@pytest.mark.parametrize(("rank", "size"), [(1, "1"), (2, "8"), (64, "64"), (65, "128"), (512, "512")])
+@pytest.mark.parametrize(
+    ("rank", "size"), [(1, "1"), (2, "8"), (64, "64"), (65, "128"), (512, "512")]
+)
 def test_a_rank_of_the_servers_own_holds_ours(rank, size):
     assert adapter_flags(rank)[-1] == size
 

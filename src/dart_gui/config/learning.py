@@ -69,9 +69,7 @@ class CurationConfig(Section):
     """Share of a group's steps that is trained: those of the highest entropy (the paper: 0.8)."""
 
 
-LoraTarget = Literal[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-]
+LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class TrainConfig(Section):

@@ -33,7 +33,14 @@ BLOCK_OF: Mapping[str, str] = {
     "down_proj": "mlp",
 }
 # Of adapter_config.json: what must not be set, since it means other arithmetic than the above.
-_FOREIGN = ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save")
+_FOREIGN = (
+    "use_dora",
+    "use_rslora",
+    "lora_bias",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+)
 _FOREIGN += ("layer_replication", "alora_invocation_tokens", "use_bdlora", "use_qalora")
 
 
@@ -166,8 +173,9 @@ def _check_shapes(folder: Path, found: Shapes, expected: Shapes) -> None:
         name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name)
     )
     if wrong or not expected:
-        example = f"{wrong[0]} is {found.get(wrong[0])} instead of {expected.get(wrong[0])}, " * bool(
-            wrong
+        example = (
+            f"{wrong[0]} is {found.get(wrong[0])} instead of {expected.get(wrong[0])}, "
+            * bool(wrong)
         )
         raise DataError(
             f"{folder} holds other tensors than its adapter_config.json and config.json say: "

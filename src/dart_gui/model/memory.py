@@ -58,7 +58,9 @@ class ModelSize:
     def num_adapter_parameters(self, rank: int, targets: Sequence[str]) -> int:
         return rank * sum(self.lora_parameters[target] for target in set(targets))
 
-    def trained_gb(self, dtype: str, *, rank: int, targets: Sequence[str], reference: bool) -> float:
+    def trained_gb(
+        self, dtype: str, *, rank: int, targets: Sequence[str], reference: bool
+    ) -> float:
         """Weights, gradients and AdamW's moments: with an adapter (``rank`` > 0) those of the adapter
         beside the weights, which are the reference too."""
         if rank:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from dart_gui.errors import ContextLengthError, DataError, PolicyError, SetupError
@@ -227,7 +226,9 @@ class VllmEngine:
             base = replace(served, adapter=False, is_base=True, digest="")
             without = await take_fingerprint(self._api, self._translator, base)
             if is_without_effect(served, found, base, without):
-                raise SetupError(f"the server took the adapter {served.folder}, and serves its base")
+                raise SetupError(
+                    f"the server took the adapter {served.folder}, and serves its base"
+                )
         return found
 
     # --- requests ----------------------------------------------------------------------------
@@ -334,9 +335,7 @@ class VllmEngine:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-def is_without_effect(
-    new: Served, found: Fingerprint, old: Served, before: Fingerprint
-) -> bool:
+def is_without_effect(new: Served, found: Fingerprint, old: Served, before: Fingerprint) -> bool:
     """Whether a server that should have gone from ``old`` to ``new`` answers as if it had not."""
     if new.digest == old.digest or (new.is_base and old.is_base):
         return False

@@ -20,9 +20,7 @@ from dart_gui.types import SamplingParams
 PROBE_TOKENS = 8
 
 
-async def take_fingerprint(
-    api: VllmApi, translator: ChatTranslator, served: Served
-) -> Fingerprint:
+async def take_fingerprint(api: VllmApi, translator: ChatTranslator, served: Served) -> Fingerprint:
     """Of ``served``, which the server is to have by now. An adapter is no parameter of the model: its
     files stand for it in the checksum, and what it does shows in the log-probabilities.
 
