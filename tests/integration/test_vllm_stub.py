@@ -13,6 +13,7 @@ from aiohttp import web
 
 from dart_gui.errors import DataError, PolicyError, SetupError
 from dart_gui.rollout.engines.base import EngineRequest
+from dart_gui.rollout.engines.vllm_api import VllmApi
 from dart_gui.rollout.engines.vllm_engine import VllmEngine
 from dart_gui.rollout.engines.vllm_server import ModelSettings, VllmSettings
 from dart_gui.types import SamplingParams, WeightsRef
@@ -268,6 +269,43 @@ def test_an_adopted_server_in_an_unknown_state_is_given_up(server, adopt, tmp_pa
     assert engine.failures == ["given up"]
 
 
+class OwnServer:
+    """Stands for the process that an engine starts: it comes up with what it is told to serve."""
+
+    running = True
+
+    def __init__(self, server, engine):
+        self._server, self.started, self.num_stops = server, [], 0
+        engine._connect = self._connect
+        engine._server = self
+
+    async def _connect(self):
+        return VllmApi(self._server.url, timeout_s=WAIT_S)
+
+    def start(self, model):
+        self.started.append(model)
+        self._server.weights, self._server.adapters = str(model.folder), {}
+
+    def stop(self):
+        self.num_stops += 1
+
+    def close(self):
+        pass
+
+
+def test_a_restart_comes_up_with_the_weights_in_service(server, adopt, tmp_path):
+    engine = adopt()
+    weights = fresh(tmp_path)
+    engine.load_weights(weights)
+    own = OwnServer(server, engine)
+    server.faults["/collective_rpc"] = [500, 500]
+    with pytest.raises(DataError, match="boom"):
+        engine.load_weights(WeightsRef(policy_version=2, path=str(TINY_AGENT)))
+    assert [str(model.folder) for model in own.started] == [weights.path]
+    assert (own.num_stops, engine.policy_version, engine.failures) == (1, 1, [])
+    assert ask(engine).response_ids == [5, 841]
+
+
 # --- adapters --------------------------------------------------------------------------------
 
 
@@ -335,6 +373,20 @@ def test_an_adapter_that_is_not_taken_leaves_the_one_before(server, adopt, adapt
     assert server.calls.count("/v1/load_lora_adapter") == 1  # the old one was never gone
     assert (engine.policy_version, engine.failures) == (1, [])
     assert ask(engine).response_ids == [5, 841]
+
+
+def test_a_restart_comes_up_with_the_adapter_in_service(server, adopt, adapters):
+    engine = adopt(folder=Path(adapters[3].path))
+    engine.load_weights(adapters[1])
+    own = OwnServer(server, engine)
+    server.faults["/v1/load_lora_adapter"] = [500]
+    server.faults["/weight_checker"] = [500]  # and the look at what is left fails too
+    with pytest.raises(DataError, match="boom"):
+        engine.load_weights(adapters[2])
+    (model,) = own.started
+    assert (str(model.folder), model.lora_rank) == (adapters[1].path, 2)
+    assert server.adapters == {only_name(server): adapters[1].path}
+    assert (engine.policy_version, engine.failures) == (1, [])
 
 
 def test_an_adapter_without_effect_is_a_failure(server, adopt, adapters):

@@ -33,7 +33,7 @@ from dart_gui.rollout.engines.vllm_server import (
     VllmServer,
     VllmSettings,
 )
-from dart_gui.rollout.engines.vllm_weights import Served, swapping_for
+from dart_gui.rollout.engines.vllm_weights import Served, rank_for, swapping_for
 from dart_gui.rollout.fingerprint import Fingerprint
 from dart_gui.types import WeightsRef
 
@@ -69,12 +69,12 @@ class VllmEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_model_folder(model.folder)
-        self._model = model
+        self._model = replace(model, lora_rank=rank_for(model.folder, model.lora_rank))
         self._settings = settings
         self._request_timeout_s = request_timeout_s
         self._on_failure = on_failure
         self._clock = clock
-        self._swapping_by = swapping_for(model.folder, model.lora_rank)
+        self._swapping_by = swapping_for(model.folder, self._model.lora_rank)
         weights = WeightsRef(policy_version=policy_version, path=str(model.folder))
         self._served = self._swapping_by.check(weights)
         self._lock = threading.Lock()
@@ -186,7 +186,7 @@ class VllmEngine:
 
     def _served_name(self) -> str:
         if self._server is not None:
-            self._server.start(self._model)
+            self._server.start(replace(self._model, folder=self._served.folder))
         self._await(self._until_healthy())
         model = self._await(self._api.model())
         if self._server is None and int(model.get("max_model_len") or 0) < self._model.max_context:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dart_gui.errors import SetupError, boundary
 from dart_gui.model.folder import base_of
-from dart_gui.rollout.engines.vllm_weights import adapter_flags, rank_for
+from dart_gui.rollout.engines.vllm_weights import adapter_flags
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,6 @@ def find_executable(name: str) -> str:
 def serve_command(settings: VllmSettings, model: ModelSettings, socket: Path) -> list[str]:
     """``vllm serve`` with what exactness needs: processed log-probabilities are those of the
     distribution that was sampled from; the sampling defaults of the model folder stay out."""
-    rank = rank_for(model.folder, model.lora_rank)
     return [
         find_executable(settings.executable),
         "serve",
@@ -94,7 +93,7 @@ def serve_command(settings: VllmSettings, model: ModelSettings, socket: Path) ->
         *("--max-logprobs", str(max(MAX_TOP_LOGPROBS, settings.top_logprobs))),
         *("--generation-config", "vllm"),
         "--enable-prefix-caching",
-        *(adapter_flags(rank) if rank else ()),
+        *(adapter_flags(model.lora_rank) if model.lora_rank else ()),
         *settings.args,
     ]
 

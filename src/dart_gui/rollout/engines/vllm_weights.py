@@ -161,19 +161,19 @@ class AdapterWeights:
             )
 
 
-def swapping_for(folder: Path, lora_rank: int) -> Swapping:
-    """For a server of ``folder``, or of the base of the adapter in it, that may have to take adapters
-    of ``lora_rank`` (0: none).
-
-    Raises:
-        ConfigError: ``folder`` is not a model folder.
-    """
-    rank = rank_for(folder, lora_rank)
+def swapping_for(folder: Path, rank: int) -> Swapping:
+    """For a server of ``folder``, or of the base of the adapter in it, that takes adapters up to
+    ``rank`` (0: none)."""
     return AdapterWeights(base_of(folder), max_rank=rank) if rank else WholeWeights(folder)
 
 
 def rank_for(folder: Path, lora_rank: int) -> int:
-    """The rank that a server has to provide for; 0 where it serves whole weights."""
+    """The rank that a server has to provide for, to take adapters of ``lora_rank`` (0: none) and to
+    begin with ``folder``; 0 where it serves whole weights.
+
+    Raises:
+        ConfigError: the adapter in ``folder`` is not whole.
+    """
     try:
         own = read_adapter(folder).rank if is_adapter(folder) else 0
     except DataError as error:
