@@ -1,33 +1,30 @@
-"""A weight update of vLLM servers under load: in place, against a restart of each server."""
+"""A weight update of vLLM servers under load: in place, the requests finished or dropped, against a
+restart of each server."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
 
-from benchmarks import results
+from benchmarks import results, vllm
 from benchmarks.processes import exit_on_sigterm
 from benchmarks.results import describe, table
 from benchmarks.stats import Spread, paired_ratios
 from benchmarks.update.figures import UpdateCost, cost, split
-from benchmarks.update.pool import IN_PLACE, RESTART, Log, ServerPool
+from benchmarks.update.pool import ABORT, DRAIN, RESTART, WAYS, Log, ServerPool
 from dart_gui.rollout.engines.base import EngineRequest
 from dart_gui.rollout.engines.vllm_server import ModelSettings, VllmSettings
 from dart_gui.types import SamplingParams, WeightsRef
-
-ARGS = ["--enforce-eager", "--kv-cache-memory-bytes", "67108864", "--block-size", "32"]
-ENV = ["TORCHDYNAMO_DISABLE=1", "VLLM_CPU_OMP_THREADS_BIND=nobind"]
 
 Rounds = dict[str, list[UpdateCost]]
 
@@ -35,14 +32,12 @@ Rounds = dict[str, list[UpdateCost]]
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     exit_on_sigterm()
-    log = results.ROOT / ".bench" / "update.log"
-    print(f"the servers' log: {log}")
     with (
-        _errors_to(log),
+        vllm.errors_to("update"),
         Progress() as progress,
         tempfile.TemporaryDirectory(prefix="dart-gui-") as place,
     ):
-        bar = progress.add_task("starting the servers", total=2 * args.rounds + 1)
+        bar = progress.add_task("starting the servers", total=len(WAYS) * args.rounds + 1)
 
         def say(text: str) -> None:
             progress.update(bar, description=text, advance=1)
@@ -59,27 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(path.read_text(encoding="utf-8"))
 
 
-@contextmanager
-def _errors_to(path: Path) -> Iterator[None]:
-    """The servers write a lot to the standard error that they inherit."""
-    path.parent.mkdir(exist_ok=True)
-    own = os.dup(2)
-    try:
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), 2)
-        yield
-    finally:
-        os.dup2(own, 2)  # what ends us is for who started us
-        os.close(own)
-
-
 async def measure(args: argparse.Namespace, place: Path, say: Callable[[str], None]) -> Rounds:
     versions = _versions(args.model, place)
     model = ModelSettings(
         folder=args.model, max_context=1024, max_batch_size=8, dtype="float32", threads=1
     )
-    pool = ServerPool(model, VllmSettings(executable=args.vllm, args=ARGS, env=ENV))
-    rounds: Rounds = {IN_PLACE: [], RESTART: []}
+    pool = ServerPool(model, VllmSettings(executable=args.vllm, args=vllm.ARGS, env=vllm.ENV))
+    rounds: Rounds = {way: [] for way in WAYS}
     try:
         await pool.start(args.servers)
         for way, number in _turns(args.rounds):
@@ -145,7 +126,7 @@ def _versions(model: Path, place: Path) -> Iterator[WeightsRef]:
 
 def _turns(num_rounds: int) -> Iterator[tuple[str, int]]:
     for number in range(num_rounds):
-        for way in (IN_PLACE, RESTART) if number % 2 == 0 else (RESTART, IN_PLACE):
+        for way in WAYS if number % 2 == 0 else reversed(WAYS):
             yield way, number
 
 
@@ -154,7 +135,7 @@ FIGURES = (
     ("none_open_s", "of them without any server", 2),
     ("num_requests", "requests in flight or begun meanwhile", 0),
     ("num_delayed", "of them slower than any before", 0),
-    ("num_resent", "of them lost and sent again", 0),
+    ("num_resent", "of them lost or dropped, and sent again", 0),
     ("latency_before_s", "latency before the update, median (s)", 2),
     ("latency_p50_s", "latency meanwhile, median (s)", 2),
     ("latency_max_s", "latency meanwhile, longest (s)", 2),
@@ -164,29 +145,38 @@ FIGURES = (
 def render(values: dict[str, Any], rounds: Rounds) -> str:
     rows = []
     for name, title, digits in FIGURES:
-        ours, theirs = ([float(getattr(each, name)) for each in rounds[w]] for w in rounds)
-        ratio = Spread.of(paired_ratios(theirs, ours)).show(1) if min(ours) > 0 else "-"
-        rows.append([title, Spread.of(ours).show(digits), Spread.of(theirs).show(digits), ratio])
+        found = {way: [float(getattr(each, name)) for each in rounds[way]] for way in WAYS}
+        levels = [Spread.of(found[way]).show(digits) for way in WAYS]
+        ratios = [
+            Spread.of(paired_ratios(found[way], found[DRAIN])).show(1)
+            if min(found[DRAIN]) > 0
+            else "-"
+            for way in (ABORT, RESTART)
+        ]
+        rows.append([title, *levels, *ratios])
     return "\n\n".join(
         [
             "# Weight update: in place and by restart",
             f"    {values['command']}",
             describe(values["machine"]),
-            table(["", IN_PLACE, RESTART, "restart / in place"], rows),
-            _method(values, len(rounds[IN_PLACE])),
+            table(["", *WAYS, "abort / drain", "restart / drain"], rows),
+            _method(values, len(rounds[DRAIN])),
         ]
     )
 
 
 def _method(values: dict[str, Any], num_rounds: int) -> str:
     return (
-        f"Median (min-max) over {num_rounds} rounds; each has one update in either way, in "
+        f"Median (min-max) over {num_rounds} rounds; each has one update in each way, in "
         "alternating order, and a ratio is taken within its round. "
         f"{values['servers']} real `vllm serve` on CPU with the tiny agent, {values['clients']} "
         "clients that ask again 0.1 s after each answer, one update at a time over the servers; a "
         "request goes to the open server with the fewest in flight.\n\n"
         "In place: a server is drained, takes the weights through the engine `vllm` (pause, reload, "
-        "caches cleared, checksum and probe), and comes back. Restart, as the published system does "
+        "caches cleared, checksum and probe), and comes back. With abort it is not waited for what it "
+        "answers: that is dropped and sent again whole. The replies of this load are of 32 tokens at "
+        "most, so there is little to wait for; the longer they are, the more a drain takes and an "
+        "abort throws away. Restart, as the published system does "
         "it: the process is ended with what it is answering, which is sent again elsewhere, and "
         "`vllm serve` is started on the new folder.\n\n"
         "The model has a few million parameters and runs without compilation. With 7B on a GPU a "
@@ -201,10 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    vllm = ".venv-vllm/bin/vllm"
-    parser.add_argument("--vllm", default=vllm, help="made by scripts/setup_vllm.py")
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-agent"))
-    parser.add_argument("--servers", type=int, default=2)
+    vllm.add_arguments(parser)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--before-s", type=float, default=8.0, help="seconds of load before it")
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,20 +1,25 @@
-"""A few vLLM servers under one load, and the two ways in which they take new weights."""
+"""A few vLLM servers under one load, and the ways in which they take new weights."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dart_gui.errors import PolicyError
-from dart_gui.rollout.engines.base import EngineRequest
+from dart_gui.rollout.engines.base import EngineRequest, EngineResult
 from dart_gui.rollout.engines.vllm_engine import VllmEngine
 from dart_gui.rollout.engines.vllm_server import ModelSettings, VllmServer, VllmSettings
 from dart_gui.types import WeightsRef
 
-IN_PLACE, RESTART = "in place", "restart"
+DRAIN, ABORT, RESTART = "in place, drain", "in place, abort", "restart"
+WAYS = (DRAIN, ABORT, RESTART)
+
+
+_LEAVE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -24,14 +29,18 @@ class Place:
     server: VllmServer
     engine: VllmEngine
     open: bool = True  # takes requests
-    in_flight: int = 0
+    asked: set[Future[EngineResult]] = field(default_factory=set)  # what it answers
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.asked)
 
 
 @dataclass(slots=True)
 class Answered:
     began: float
     ended: float
-    resent: int  # times that it was lost with its server, and sent again whole to another
+    resent: int  # times that it was lost with its server, or dropped by it, and sent again whole
 
 
 @dataclass(slots=True)
@@ -72,17 +81,21 @@ class ServerPool:
     async def ask(self, request: EngineRequest) -> Answered:
         began, resent = self._clock(), 0
         while True:
-            place = await self._enter()
+            place, answer = await self._enter(request)
+            waiting = asyncio.wrap_future(answer)
             try:
-                await asyncio.wrap_future(place.engine.submit(request))
-                return Answered(began, self._clock(), resent)
+                await asyncio.wait({waiting})
+                if not waiting.cancelled():
+                    waiting.result()
+                    return Answered(began, self._clock(), resent)
+                resent += 1
             except PolicyError:
                 if place.open:
                     raise  # nobody took its server away
                 resent += 1
             finally:
                 async with self._changed:
-                    place.in_flight -= 1
+                    place.asked.discard(answer)
                     self._changed.notify_all()
 
     async def update(self, way: str, weights: WeightsRef, log: Log) -> float:
@@ -91,11 +104,14 @@ class ServerPool:
         for place in self._places:
             place.open = False
             alone_since = self._clock()
-            if way == IN_PLACE:
-                await self._drained(place)
-                await asyncio.to_thread(place.engine.load_weights, weights)
-            else:
+            if way == RESTART:
                 await self._restarted(place, weights)
+            else:
+                if way == ABORT:
+                    for answer in list(place.asked):
+                        answer.cancel()
+                await self._drained(place)
+                await asyncio.to_thread(self._load, place.engine, weights)
             if not any(each.open for each in self._places):
                 log.none_open_s += self._clock() - alone_since
             async with self._changed:
@@ -103,17 +119,30 @@ class ServerPool:
                 self._changed.notify_all()
         return self._clock() - began
 
-    async def _enter(self) -> Place:
+    async def _enter(self, request: EngineRequest) -> tuple[Place, Future[EngineResult]]:
         async with self._changed:
             await self._changed.wait_for(lambda: any(place.open for place in self._places))
             open_ones = [place for place in self._places if place.open]
             place = min(open_ones, key=lambda each: each.in_flight)
-            place.in_flight += 1
-            return place
+            answer = place.engine.submit(request)
+            place.asked.add(answer)
+            return place, answer
 
     async def _drained(self, place: Place) -> None:
         async with self._changed:
             await self._changed.wait_for(lambda: place.in_flight == 0)
+
+    def _load(self, engine: VllmEngine, weights: WeightsRef) -> None:
+        """What was cancelled is in flight for a moment more."""
+        deadline = self._clock() + _LEAVE_S
+        while True:
+            try:
+                engine.load_weights(weights)
+                return
+            except PolicyError:
+                if self._clock() > deadline:
+                    raise
+                time.sleep(0.005)
 
     async def _restarted(self, place: Place, weights: WeightsRef) -> None:
         """As the published system does: the process is ended with what it was answering."""

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -240,3 +241,37 @@ def test_a_picture_of_any_shape_costs_its_own_request_at_most(engine, size):
     with contextlib.suppress(PolicyError):
         answer(engine, images=[buffer.getvalue()])
     assert answer(engine).response_ids
+
+
+def test_a_cancelled_request_leaves_the_engine(engine, weights_path):
+    futures = [engine.submit(request(f"Click {n}.", max_tokens=800)) for n in range(6)]
+    for future in futures:
+        future.cancel()
+    deadline = time.monotonic() + WAIT_S
+    while True:  # in flight until the engine has let go of them
+        try:
+            engine.load_weights(WeightsRef(policy_version=4, path=weights_path))
+            break
+        except PolicyError:
+            assert time.monotonic() < deadline
+    assert engine.policy_version == 4
+    results = [engine.submit(request(seed=seed)) for seed in range(6)]  # every slot is free again
+    assert all(result.result(WAIT_S).response_ids for result in results)
+
+
+def test_a_cancelled_request_of_the_fake_engine_never_ends(tmp_path):
+    pending = []
+    engine = FakeEngine(
+        tmp_path,
+        script=FakeScript(latency_s=2.0),
+        schedule=lambda _, action: pending.append(action),
+    )
+    gone, kept = engine.submit(request(seed=1)), engine.submit(request(seed=2))
+    assert gone.cancel()
+    with pytest.raises(PolicyError, match="1 requests are in flight"):
+        engine.load_weights(WeightsRef(policy_version=1, path=str(tmp_path)))
+    for action in pending:
+        action()
+    assert gone.cancelled()
+    assert kept.result(0).text
+    engine.load_weights(WeightsRef(policy_version=1, path=str(tmp_path)))

@@ -47,6 +47,10 @@ class ScriptedProcess:
             raise outcome
         return outcome
 
+    def abort(self) -> None:
+        assert self.slot.state is WorkerState.DRAINING
+        self._note("aborts")
+
     async def wait(self) -> int:
         return await asyncio.shield(self.ended)
 
@@ -72,6 +76,7 @@ class Bench:
         prepare: Callable | None = None,
         *,
         max_unavailable: int = 1,
+        abort: bool = False,
     ) -> None:
         self.folder = folder
         self.log: list[str] = []
@@ -84,6 +89,7 @@ class Bench:
             desired=self.weights(0),
             max_unavailable=max_unavailable,
             drain_timeout_s=3600.0,
+            abort=abort,
             sleep=lambda _: asyncio.sleep(0),
         )
 
@@ -221,6 +227,40 @@ async def test_a_worker_drains_before_it_loads(tmp_path):
     bench.slots[0].num_in_flight = 0
     await bench.until(lambda: bench.versions() == [2])
     assert bench.log == ["w0 starts at 0", "w0 loads 2"]  # the newest when it had drained
+    await bench.fleet.close()
+
+
+async def test_a_worker_that_aborts_loads_when_its_requests_are_given_back(tmp_path):
+    bench = Bench(tmp_path, 2, abort=True)
+    await bench.fleet.start()
+    bench.slots[0].num_in_flight = 3
+    bench.process(1).gate.clear()
+    bench.fleet.publish(bench.weights(1))
+    await bench.until(lambda: "w0 aborts" in bench.log)
+    assert bench.states() == ["draining", "ready"]
+    assert bench.fleet.behind() == set(bench.slots)
+    bench.slots[0].num_in_flight = 0
+    bench.slots[0].notify()
+    await bench.until(lambda: "w1 loads 1" in bench.log)
+    assert bench.states() == ["ready", "loading"]
+    assert bench.fleet.behind() == {bench.slots[1]}
+    bench.process(1).gate.set()
+    await bench.until(lambda: bench.versions() == [1, 1])
+    assert bench.log[2:] == ["w0 aborts", "w0 loads 1", "w1 aborts", "w1 loads 1"]
+    assert bench.fleet.behind() == set()
+    await bench.fleet.close()
+
+
+async def test_a_worker_taken_out_by_hand_finishes_its_requests(tmp_path):
+    bench = Bench(tmp_path, 1, abort=True)
+    await bench.fleet.start()
+    bench.slots[0].num_in_flight = 1
+    bench.fleet.hold(bench.slots[0], True)
+    await bench.until(lambda: bench.states() == ["draining"])
+    bench.slots[0].num_in_flight = 0
+    bench.slots[0].notify()
+    await bench.until(lambda: bench.states() == ["dead"])
+    assert "w0 aborts" not in bench.log
     await bench.fleet.close()
 
 

@@ -201,3 +201,24 @@ async def test_a_request_that_is_sent_again_goes_elsewhere_where_it_can():
     assert other is not home
     home.state = WorkerState.DEAD
     assert await router.acquire("t", timeout_s=NEVER_S, avoid={home, other}) is other
+
+
+async def test_who_lost_a_place_is_before_those_who_wait_however_many():
+    (slot,) = ready_slots(1)
+    router = Router([slot], capacity=1, max_queue=1)
+    await router.acquire("a", timeout_s=NEVER_S)
+    order = []
+
+    async def request(name, again):
+        await router.acquire(name, timeout_s=NEVER_S, again=again)
+        order.append(name)
+
+    tasks = [asyncio.create_task(request(*each)) for each in (("waits", False), ("again", True))]
+    await settle()
+    with pytest.raises(QueueFullError):
+        await router.acquire("new", timeout_s=NEVER_S)
+    router.release(slot)
+    await settle()
+    router.release(slot)
+    await asyncio.gather(*tasks)
+    assert order == ["again", "waits"]

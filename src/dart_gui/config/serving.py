@@ -32,6 +32,10 @@ class RolloutConfig(Section):
     """Requests that one worker decodes at once."""
     max_unavailable: PositiveInt = 1
     """Workers that may be out of service for an update at once."""
+    update_mode: Literal["drain", "abort"] = "drain"
+    """What a worker that is to take new weights does with its requests: ``drain`` finishes them;
+    ``abort`` drops them, and they are sent again whole, to the others or after the load. The update is
+    quicker, what was generated of them is lost."""
     request_timeout_s: Seconds = 60.0
     """A request that has no answer by then fails."""
     max_queue: NonNegativeInt = 4096

@@ -53,6 +53,7 @@ def new_fleet(config: Config, folder: Path, *, base: WeightsRef, desired: Weight
         desired=desired,
         max_unavailable=config.rollout.max_unavailable,
         drain_timeout_s=config.rollout.request_timeout_s,
+        abort=config.rollout.update_mode == "abort",
     )
 
 

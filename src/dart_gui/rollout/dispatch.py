@@ -1,4 +1,5 @@
-"""One request from its place in the queue to its answer, sent again whole where a worker dies."""
+"""One request from its place in the queue to its answer, sent again whole where a worker dies, or gives
+it back for an update."""
 
 from __future__ import annotations
 
@@ -13,11 +14,19 @@ from dart_gui.rollout.httpd import ApiError
 from dart_gui.rollout.router import QueueFullError, QueueTimeoutError, Router
 from dart_gui.rollout.states import WorkerSlot
 from dart_gui.rollout.telemetry import Telemetry
-from dart_gui.rollout.worker_process import WorkerAnswer, WorkerGoneError, WorkerProcess
+from dart_gui.rollout.worker_process import (
+    RequestAbortedError,
+    WorkerAnswer,
+    WorkerGoneError,
+    WorkerProcess,
+)
 
 log = logging.getLogger(__name__)
 # A request that has brought three workers down is the likely cause of it.
 MAX_SENDS = 3
+# An update takes a request from its worker so often; then it is let finish, else updates that follow
+# each other faster than it is answered would keep it for ever.
+MAX_ABORTS = 3
 # More than one request can cause by itself.
 MAX_STRIKES = 4
 
@@ -79,14 +88,26 @@ class Dispatcher:
         deadline: float,
     ) -> WorkerAnswer:
         last: WorkerGoneError | None = None
-        tried: set[WorkerSlot] = set()
-        for _ in range(MAX_SENDS):
-            slot = await self._acquire(trajectory_id, deadline, tried)
-            tried.add(slot)
+        failed: list[WorkerSlot] = []
+        behind: set[WorkerSlot] = set()  # would soon be made to give it back again
+        num_aborts = 0
+        while len(failed) < MAX_SENDS:
+            slot = await self._acquire(
+                trajectory_id,
+                deadline,
+                avoid=behind.union(failed),
+                again=num_aborts > 0 or bool(failed),
+            )
             try:
-                return await self._send(slot, request, images, deadline)
+                abortable = self._fleet.abort and num_aborts < MAX_ABORTS
+                return await self._send(slot, request, images, deadline, abortable=abortable)
+            except RequestAbortedError:
+                num_aborts += 1
+                behind = self._fleet.behind()
+                self._telemetry.num_aborts += 1
             except WorkerGoneError as error:
                 last = error
+                failed.append(slot)
                 log.warning("a request is sent again: %s", error)
                 self._telemetry.num_resends += 1
             finally:
@@ -94,12 +115,15 @@ class Dispatcher:
         raise ApiError(502, "worker_error", f"no answer after {MAX_SENDS} tries: {last}")
 
     async def _acquire(
-        self, trajectory_id: str, deadline: float, tried: set[WorkerSlot]
+        self, trajectory_id: str, deadline: float, *, avoid: set[WorkerSlot], again: bool
     ) -> WorkerSlot:
         asked_at = self._clock()
         try:
             slot = await self._router.acquire(
-                trajectory_id, timeout_s=max(0.0, deadline - asked_at), avoid=tried
+                trajectory_id,
+                timeout_s=max(0.0, deadline - asked_at),
+                avoid=avoid,
+                again=again,
             )
         except QueueTimeoutError as error:
             raise ApiError(503, "overloaded", str(error)) from None
@@ -115,12 +139,14 @@ class Dispatcher:
         request: ChatRequest,
         images: Mapping[str, bytes],
         deadline: float,
+        *,
+        abortable: bool,
     ) -> WorkerAnswer:
         process = self._fleet.process(slot)
         sent_at, version = self._clock(), slot.policy_version
         try:
             async with asyncio.timeout(max(0.0, deadline - sent_at)):
-                answer = await process.generate(request, images)
+                answer = await process.generate(request, images, abortable=abortable)
         except WorkerGoneError as error:
             self._fleet.fail(process, str(error))
             raise

@@ -3,7 +3,8 @@
 One controller a worker, level-triggered: at every tick it compares what is with what is wanted, and
 a change only makes the tick sooner. A process that ended is started again, after a growing pause,
 at the newest weights. A worker whose version is behind goes READY -> DRAINING -> LOADING -> READY
-while fewer than ``max_unavailable`` others are under way.
+while fewer than ``max_unavailable`` others are under way. What it is answering is awaited, or, where
+``abort`` says so, taken from it and sent again whole: to a worker that has the weights, if there is one.
 
 Updates come in waves: newer weights wait until every worker has those of the wave. So at most two
 versions are in service at a time, one update apart, however fast the trainer publishes.
@@ -51,6 +52,7 @@ class Fleet:
         desired: WeightsRef,
         max_unavailable: int,
         drain_timeout_s: float,
+        abort: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -64,6 +66,7 @@ class Fleet:
         self._agreement = Agreement()
         self._max_unavailable = max_unavailable
         self._drain_timeout_s = drain_timeout_s
+        self.abort = abort
         self._clock = clock
         self._sleep = sleep
         self._processes: dict[str, WorkerProcess] = {}
@@ -97,6 +100,10 @@ class Fleet:
         """Take a worker out of service once it is idle, or let it come back."""
         slot.held = held
         slot.notify()
+
+    def behind(self) -> set[WorkerSlot]:
+        """The workers that the update under way has yet to reach."""
+        return {slot for slot in self.slots if self._is_behind(slot)}
 
     def refusal(self, version: int) -> str | None:
         """Why no worker takes this version, None while it is not refused."""
@@ -249,11 +256,15 @@ class Fleet:
         ready = slot.state is WorkerState.READY
         return ready and num_updating < self._max_unavailable and self._is_behind(slot)
 
-    async def _drain(self, slot: WorkerSlot, process: WorkerProcess) -> bool:
+    async def _drain(
+        self, slot: WorkerSlot, process: WorkerProcess, *, abort: bool = False
+    ) -> bool:
         """True when nothing is in flight; False where the worker was given up."""
         if slot.state is WorkerState.DEAD:
             return False
         slot.move(WorkerState.DRAINING)
+        if abort:
+            process.abort()
         try:
             async with asyncio.timeout(self._drain_timeout_s):
                 while slot.num_in_flight:
@@ -263,7 +274,7 @@ class Fleet:
         return slot.state is WorkerState.DRAINING
 
     async def _update(self, slot: WorkerSlot, process: WorkerProcess) -> None:
-        if await self._drain(slot, process):
+        if await self._drain(slot, process, abort=self.abort):
             await self._take(slot, process)
 
     async def _take(self, slot: WorkerSlot, process: WorkerProcess) -> None:

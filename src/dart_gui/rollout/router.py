@@ -72,16 +72,22 @@ class Router:
         return len(self._queue)
 
     async def acquire(
-        self, trajectory_id: str, *, timeout_s: float, avoid: Collection[WorkerSlot] = ()
+        self,
+        trajectory_id: str,
+        *,
+        timeout_s: float,
+        avoid: Collection[WorkerSlot] = (),
+        again: bool = False,
     ) -> WorkerSlot:
         """A place at a worker, to be given back by :meth:`release`; at one of ``avoid`` only where no
-        other one has room.
+        other one has room. A request that had a place before and lost it comes ``again``: before
+        those that wait, however many they are.
 
         Raises:
             QueueFullError: too many wait already.
             QueueTimeoutError: none became free within ``timeout_s``.
         """
-        if self._max_queue is not None and len(self._queue) >= self._max_queue:
+        if not again and self._max_queue is not None and len(self._queue) >= self._max_queue:
             retry_after_s = self._retry_after_s()
             raise QueueFullError(
                 f"{len(self._queue)} requests wait already (rollout.max_queue): try again in "
@@ -89,7 +95,10 @@ class Router:
                 retry_after_s,
             )
         waiter = _Waiter(trajectory_id, avoid, asyncio.get_running_loop().create_future())
-        self._queue.append(waiter)
+        if again:
+            self._queue.appendleft(waiter)
+        else:
+            self._queue.append(waiter)
         self._match()
         try:
             async with asyncio.timeout(timeout_s):

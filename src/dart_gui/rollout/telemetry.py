@@ -43,6 +43,7 @@ class Telemetry:
     def __init__(self) -> None:
         self.answers: Counter[int] = Counter()  # completions asked for, by HTTP status
         self.num_resends = 0
+        self.num_aborts = 0
         self.request_s = Histogram()
         self.wait_s = Histogram()
 
@@ -59,6 +60,7 @@ class Telemetry:
         for status, count in sorted(self.answers.items()):
             lines.append(sample("dart_requests_total", count, {"status": status}))
         lines.append(sample("dart_resends_total", self.num_resends))
+        lines.append(sample("dart_aborts_total", self.num_aborts))
         lines += self.request_s.samples("dart_request_seconds")
         lines += self.wait_s.samples("dart_queue_seconds")
         lines.append(sample("dart_queue_size", queue_size))
@@ -102,6 +104,7 @@ def _worker_samples(slot: WorkerSlot) -> Iterator[str]:
 _TYPES = {
     "dart_requests_total": ("counter", "completions asked for, by HTTP status"),
     "dart_resends_total": ("counter", "requests sent again because a worker went away"),
+    "dart_aborts_total": ("counter", "requests taken from a worker for an update and sent again"),
     "dart_request_seconds": ("histogram", "from the arrival of a request to its answer"),
     "dart_queue_seconds": ("histogram", "of it, until a worker took it"),
     "dart_queue_size": ("gauge", "requests that no worker has taken yet"),

@@ -158,7 +158,7 @@ class WorkerApp:
             raise ApiError(409, "not_ready", "the worker is loading weights")
         version = self._engine.policy_version
         result = await self._submit(
-            EngineRequest(messages=chat.messages, images=images, sampling=chat.sampling)
+            EngineRequest(messages=chat.messages, images=images, sampling=chat.sampling), request
         )
         if self._engine.policy_version != version:
             raise ApiError(500, "mixed_versions", "the weights changed under a request")
@@ -186,19 +186,24 @@ class WorkerApp:
             raise ApiError(404, "missing_images", "images are not here (any more)", hashes=missing)
         return found
 
-    async def _submit(self, request: EngineRequest) -> EngineResult:
+    async def _submit(self, request: EngineRequest, caller: Request) -> EngineResult:
         future: Future[EngineResult] = self._engine.submit(request)
         self._num_in_flight += 1
         loop = asyncio.get_running_loop()
-        # In flight is what the engine still works at, even if nobody waits for it any more: hence
-        # the callback, and the shield, which keeps a lost connection from cancelling the future.
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
+        gone = asyncio.create_task(_cancel_without(caller, future))
         try:
             return await asyncio.shield(asyncio.wrap_future(future))
         except ContextLengthError as error:
             raise ApiError(400, "context_length_exceeded", str(error)) from None
         except PolicyError as error:
             raise bad_request(str(error)) from None
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                raise
+            raise ApiError(499, "cancelled", "the connection was closed") from None
+        finally:
+            gone.cancel()
 
     def _leave(self) -> None:
         self._num_in_flight -= 1
@@ -224,6 +229,13 @@ class WorkerApp:
         finally:
             self._loading = False
         return json_response(engine_facts(self._engine))
+
+
+async def _cancel_without(caller: Request, future: Future[EngineResult]) -> None:
+    """Whoever closes the connection wants no answer: the engine need not go on."""
+    while (await caller.receive())["type"] != "http.disconnect":
+        pass
+    future.cancel()
 
 
 def _exit_with_parent() -> None:

@@ -34,6 +34,10 @@ class WorkerGoneError(PolicyError):
     """The connection to a worker broke: the request may be sent again elsewhere."""
 
 
+class RequestAbortedError(PolicyError):
+    """The request was taken from a worker that is to take new weights: it is to be sent again."""
+
+
 class LoadRefusedError(PolicyError):
     """The worker keeps its old weights."""
 
@@ -78,6 +82,8 @@ class WorkerProcess:
         self._http: aiohttp.ClientSession | None = None
         self._transfers = Transfers(self._put)
         self._busy_before = slot.busy_s
+        self._aborting = False  # from abort() to the end of the next load
+        self._abortable: set[asyncio.Task[WorkerAnswer]] = set()
         self.fingerprint: Fingerprint | None = None  # of the weights in service
 
     @property
@@ -141,12 +147,39 @@ class WorkerProcess:
         except ValueError:
             return {}
 
-    async def generate(self, request: ChatRequest, images: Mapping[str, bytes]) -> WorkerAnswer:
-        """Answered whole by this worker, or an exception.
+    async def generate(
+        self, request: ChatRequest, images: Mapping[str, bytes], *, abortable: bool = False
+    ) -> WorkerAnswer:
+        """Answered whole by this worker, or an exception. To cancel this call closes its connection,
+        at which the worker's engine drops the request.
 
         Raises:
             WorkerGoneError: the worker died or its connection broke.
+            RequestAbortedError: :meth:`abort` was called, and the request is ``abortable``.
         """
+        if not abortable:
+            return await self._generate(request, images)
+        if self._aborting:
+            raise RequestAbortedError(f"{self.slot.worker_id} is to take new weights")
+        call = asyncio.create_task(self._generate(request, images))
+        self._abortable.add(call)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if call in self._abortable or _is_cancelled():
+                raise  # by our caller
+            raise RequestAbortedError(f"{self.slot.worker_id} takes new weights") from None
+        finally:
+            self._abortable.discard(call)
+
+    def abort(self) -> None:
+        """Drop the requests under way that are abortable, and refuse further ones until a load."""
+        self._aborting = True
+        for call in self._abortable:
+            call.cancel()
+        self._abortable.clear()
+
+    async def _generate(self, request: ChatRequest, images: Mapping[str, bytes]) -> WorkerAnswer:
         body = json.dumps(request.to_json(), separators=(",", ":")).encode()
         for _ in range(3):
             await self._transfers.put_unknown(images)
@@ -170,6 +203,7 @@ class WorkerProcess:
                 answer = await self._call("POST", "/load", body)
         except TimeoutError:
             raise WorkerGoneError(f"no answer to a load for {LOAD_TIMEOUT_S:.0f} s") from None
+        self._aborting = False
         if answer.status == 200:
             return self._note(json.loads(answer.body))
         kind = LoadBusyError if answer.status == 409 else LoadRefusedError
@@ -236,6 +270,11 @@ class WorkerProcess:
             self.kill()
             await self._process.wait()
         Path(self._settings.socket).unlink(missing_ok=True)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -58,7 +58,8 @@ class Engine(Protocol):
 
     def submit(self, request: EngineRequest) -> Future[EngineResult]:
         """Queue a request; callable from any thread. The future raises ``ContextLengthError`` where
-        the prompt does not fit, ``PolicyError`` where the request is malformed."""
+        the prompt does not fit, ``PolicyError`` where the request is malformed. To cancel it takes
+        the request out of the engine, which still counts as in flight until it has left."""
 
     def load_weights(self, weights: WeightsRef) -> None:
         """Take new weights; blocks. To be called with no request in flight, else ``PolicyError``.

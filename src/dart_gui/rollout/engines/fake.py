@@ -116,6 +116,7 @@ class FakeEngine:
             future.set_exception(error)
             return future
         self._busy.enter()
+        future.add_done_callback(self._leave_if_cancelled)
         version = self._policy_version
         finish = lambda: self._finish(future, request, prompt_ids, hashes, version)  # noqa: E731
         if self._script.latency_s > 0:
@@ -165,10 +166,14 @@ class FakeEngine:
             finish_reason="stop" if stopped else "length",
             masked_token_ids=[IMAGE_TOKEN],
         )
-        # leave first: whoever sees the result may load weights at once
-        self._busy.leave()
         if future.set_running_or_notify_cancel():
+            # leave first: whoever sees the result may load weights at once
+            self._busy.leave()
             future.set_result(result)
+
+    def _leave_if_cancelled(self, future: Future[EngineResult]) -> None:
+        if future.cancelled():
+            self._busy.leave()
 
     def _reply(self, messages: list[dict[str, Any]], version: int, rng: random.Random) -> str:
         if self._script.replies:

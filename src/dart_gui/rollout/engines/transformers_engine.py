@@ -51,6 +51,7 @@ class _Sequence:
     response_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
+    ended: bool = False  # answered or cancelled; its slot is free again
 
     @property
     def num_cached(self) -> int:
@@ -115,11 +116,12 @@ class TransformersEngine:
         future: Future[EngineResult] = Future()
         with self._lock:
             self._num_open += 1
-        future.add_done_callback(self._closed)
         self._waiting.put((request, future))
         return future
 
-    def _closed(self, _: Future[EngineResult]) -> None:
+    def _leave(self) -> None:
+        """Before a result is seen: whoever sees it may load weights at once. And not before the loop
+        has let go of the request, which for a cancelled one is later than its future says."""
         with self._lock:
             self._num_open -= 1
 
@@ -147,6 +149,7 @@ class TransformersEngine:
                 with torch.inference_mode():
                     if arrived:
                         self._admit(arrived)
+                    self._drop_cancelled()
                     if self._running:
                         self._decode()
                 self._busy_s += time.perf_counter() - started
@@ -175,18 +178,32 @@ class TransformersEngine:
     def _admit(self, arrived: list[tuple[EngineRequest, Future[EngineResult]]]) -> None:
         batch: list[_Sequence] = []
         for request, future in arrived:
-            if not future.set_running_or_notify_cancel():
-                continue  # the caller went away while the request waited
+            if future.cancelled():
+                self._leave()
+                continue
             try:
                 batch.append(self._prepare(request, future))
             except DartError as error:
-                future.set_exception(error)
+                self._leave()
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
         # Prompts of like length share a pass: padding is work for nothing.
         batch.sort(key=lambda sequence: len(sequence.prompt_ids))
         while batch:
             count = max(1, PREFILL_TOKENS // len(batch[-1].prompt_ids))
             batch, now = batch[:-count], batch[-count:]
             self._prefill(now)
+
+    def _drop_cancelled(self) -> None:
+        for sequence in self._running:
+            if sequence.future.cancelled():
+                self._end(sequence)
+        self._running = [sequence for sequence in self._running if not sequence.ended]
+
+    def _end(self, sequence: _Sequence) -> None:
+        sequence.ended = True
+        self._free.append(sequence.slot)
+        self._leave()
 
     def _prepare(self, request: EngineRequest, future: Future[EngineResult]) -> _Sequence:
         hashes = image_hashes(request.messages)
@@ -314,7 +331,7 @@ class TransformersEngine:
                 self._finish(sequence, "stop")
             elif len(sequence.response_ids) >= sequence.request.sampling.max_tokens:
                 self._finish(sequence, "length")
-        self._running = [sequence for sequence in self._running if not sequence.future.done()]
+        self._running = [sequence for sequence in self._running if not sequence.ended]
 
     @staticmethod
     def _draw(batch: list[_Sequence], probs: Tensor) -> Tensor:
@@ -329,7 +346,7 @@ class TransformersEngine:
         return torch.where(greedy.to(probs.device), probs.argmax(-1), drawn)
 
     def _finish(self, sequence: _Sequence, reason: Literal["stop", "length"]) -> None:
-        self._free.append(sequence.slot)
+        self._end(sequence)
         result = EngineResult(
             text=self._policy.decode(sequence.response_ids),
             prompt_ids=sequence.prompt_ids,
@@ -340,4 +357,5 @@ class TransformersEngine:
             finish_reason=reason,
             masked_token_ids=self._policy.masked_token_ids,
         )
-        sequence.future.set_result(result)
+        if sequence.future.set_running_or_notify_cancel():
+            sequence.future.set_result(result)

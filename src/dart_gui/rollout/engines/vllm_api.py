@@ -120,12 +120,13 @@ class VllmApi:
     async def reload(self, folder: Path, label: str) -> None:
         """Take the weights of ``folder`` in place. Nothing runs in between: a reload without a
         pause kills the engine at the next known image, whose cached features only a pause clears.
+        What still runs, although its connection is closed, is ended by the pause.
 
         Raises:
             DataError: the server did not take them and now holds a mixture.
             ServerGoneError: it died of them.
         """
-        await self._control("/pause?mode=keep")
+        await self._control("/pause?mode=abort")
         try:
             await self._control(
                 "/collective_rpc",

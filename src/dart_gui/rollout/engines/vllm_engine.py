@@ -120,21 +120,31 @@ class VllmEngine:
 
     def submit(self, request: EngineRequest) -> Future[EngineResult]:
         self._busy.enter()
-        future = asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
-        outer: Future[EngineResult] = Future()
+        future: Future[EngineResult] = Future()
+        self._loop.call_soon_threadsafe(self._begin_answer, request, future)
+        return future
 
-        def pass_on(done: Future[EngineResult]) -> None:
+    def _begin_answer(self, request: EngineRequest, future: Future[EngineResult]) -> None:
+        """On the loop. To cancel ``future`` closes the connection, at which vLLM ends the request."""
+        task = self._loop.create_task(self._answer(request))
+
+        def stop(cancelled: Future[EngineResult]) -> None:
+            if cancelled.cancelled():
+                self._loop.call_soon_threadsafe(task.cancel)
+
+        def pass_on(done: asyncio.Task[EngineResult]) -> None:
             # leave first: whoever sees the result may load weights at once
             self._busy.leave()
-            if not outer.set_running_or_notify_cancel():
+            error = None if done.cancelled() else done.exception()
+            if done.cancelled() or not future.set_running_or_notify_cancel():
                 return
-            if (error := done.exception()) is not None:
-                outer.set_exception(error)
+            if error is not None:
+                future.set_exception(error)
             else:
-                outer.set_result(done.result())
+                future.set_result(done.result())
 
-        future.add_done_callback(pass_on)
-        return outer
+        task.add_done_callback(pass_on)
+        future.add_done_callback(stop)
 
     def load_weights(self, weights: WeightsRef) -> None:
         self._busy.check_drained()
