@@ -25,8 +25,8 @@ from benchmarks.soak.report import Left, Outcome, judge, render, to_json
 from benchmarks.soak.watch import (
     Observer,
     Sample,
-    empty_groups,
     files_in,
+    left_groups,
     marked_with,
     sockets,
     still_running,
@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace, place: Path, say: Callable[[Sample], None]
     tmp = place / "t"
     tmp.mkdir()
     environ = {"TMPDIR": str(tmp)}
-    groups, x_sockets = empty_groups(), sockets()
+    x_sockets = sockets()
     follower = runs.Follower(place / "run" / "metrics.jsonl")
     with contextlib.ExitStack() as stack:
         overrides = [f"--{each}" for each in args.set]
@@ -96,7 +96,7 @@ def measure(args: argparse.Namespace, place: Path, say: Callable[[Sample], None]
     left = Left(
         processes=_left_processes(observer, place),
         files=_left_files(tmp),
-        groups=sorted(empty_groups() - groups),
+        groups=left_groups(observer.groups),
         x_sockets=sorted(sockets() - x_sockets),
         num_leases=num_leases,
         audit=runs.audit(place / "run", environ),

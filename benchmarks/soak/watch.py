@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +47,13 @@ class Observer:
         self._clock = clock
         self._began = clock()
         self.seen: dict[tuple[int, int], Process] = {}  # by pid and start
+        self.groups: set[str] = set()  # control groups of desktops
 
     def look(self) -> Sample:
         now = processes.all_processes()
         tree = [each for root in self._roots for each in processes.tree(root, now)]
         self.seen.update({(each.pid, each.started): each for each in tree})
+        self.groups.update(*(groups_of(_membership(each.pid)) for each in tree))
         memory: defaultdict[str, float] = defaultdict(float)
         for each in tree:
             memory[module_of(each.command)] += processes.pss_bytes([each]) / 2**20
@@ -68,11 +70,9 @@ class Observer:
 
 
 def module_of(command: str) -> str:
-    """The command of ours that a process runs; workers of the service and desktops have none."""
-    found = re.search(r"-m dart_gui ([a-z-]+)", command)
-    if found:
-        return found[1]
-    return "workers" if "multiprocessing" in command else "desktops"
+    """The command of ours that a process runs, or ``worker`` of the service; desktops have none."""
+    found = re.search(r"-m dart_gui(?: |\.rollout\.)([a-z-]+)", command)
+    return found[1] if found else "desktops"
 
 
 def still_running(seen: Sequence[Process]) -> list[Process]:
@@ -94,11 +94,19 @@ def files_in(folder: Path) -> list[str]:
     return [os.path.join(at, name) for at, folders, files in walk for name in (*folders, *files)]
 
 
-def empty_groups() -> set[str]:
-    """Control groups of desktops on this machine in which no process is."""
-    # Our own group may lie below the controller's.
-    found = [path for depth in ("*", "*/*", "*/*/*") for path in CGROUPS.glob(f"{depth}/dart-*")]
-    return {str(path) for path in found if not _members(path)}
+def groups_of(membership: str) -> set[str]:
+    """The control groups of desktops in the text of ``/proc/PID/cgroup``, below ``/sys/fs/cgroup``."""
+    found = set()
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if path.rpartition("/")[2].startswith("dart-"):
+            found.add(f"{controllers}{path}".lstrip("/"))
+    return found
+
+
+def left_groups(seen: Iterable[str]) -> list[str]:
+    """Those of ``seen`` that are still there."""
+    return sorted(name for name in seen if (CGROUPS / name).is_dir())
 
 
 def sockets() -> set[str]:
@@ -106,15 +114,15 @@ def sockets() -> set[str]:
     return {path.name for path in SOCKETS.iterdir()} if SOCKETS.is_dir() else set()
 
 
-def _members(group: Path) -> str:
-    try:
-        return (group / "cgroup.procs").read_text()
-    except OSError:
-        return "gone"
-
-
 def _is_display(process: Process) -> bool:
     return process.command.split(" ", 1)[0].rpartition("/")[2] == "Xvfb"
+
+
+def _membership(pid: int) -> str:
+    try:
+        return (PROC / str(pid) / "cgroup").read_text()
+    except OSError:
+        return ""  # it ended meanwhile
 
 
 def _num_fds(pid: int) -> int:

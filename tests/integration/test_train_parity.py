@@ -8,6 +8,7 @@ import torch
 from dart_gui.model.adapter_files import BLOCK_OF
 from dart_gui.model.lora import LoraPolicy
 from dart_gui.model.policy_model import PolicyModel
+from dart_gui.rollout.engines import transformers_engine
 from dart_gui.rollout.engines.transformers_engine import TransformersEngine
 from dart_gui.train.parity import compare, measure, sample_requests
 from dart_gui.types import WeightsRef
@@ -51,6 +52,15 @@ def test_an_engine_that_merged_an_adapter_agrees_with_the_trainer_that_did_not(t
     assert agreement.max_abs <= 1e-2
     with policy.as_reference():
         assert compare(policy, requests, results).max_abs > 0.1
+
+
+def test_an_engine_that_can_keep_no_screenshot_answers_the_same(monkeypatch):
+    """The caches have a bound in bytes: what left them meanwhile is made anew."""
+    for bound in ("PIXEL_CACHE_BYTES", "FEATURE_CACHE_BYTES"):
+        monkeypatch.setattr(transformers_engine, bound, 1)
+    result = measure(TINY_AGENT, device="cpu")
+    assert result.num_tokens > 50
+    assert result.mean_abs <= 1e-3
 
 
 def test_parity_notices_another_model(tmp_path):

@@ -12,7 +12,7 @@ from benchmarks.desktops.report import desktops_per_gb
 from benchmarks.soak.report import Left, Outcome, judge
 from benchmarks.soak.runs import Follower
 from benchmarks.soak.trend import Bound, trend_of
-from benchmarks.soak.watch import Observer, Sample, module_of, still_running
+from benchmarks.soak.watch import Observer, Sample, groups_of, module_of, still_running
 from benchmarks.utilisation import published
 from benchmarks.utilisation.episode import MIN_STEPS, Setting, script
 from benchmarks.utilisation.figures import Played, ceiling, shares_of_gain
@@ -185,8 +185,20 @@ def test_this_process_is_seen_and_still_runs(tmp_path: Path) -> None:
 
 
 def test_memory_is_told_by_module() -> None:
-    commands = ("python -m dart_gui trainer --run x", "python -c from multiprocessing", "Xvfb :0")
-    assert [module_of(each) for each in commands] == ["trainer", "workers", "desktops"]
+    commands = {
+        "python -m dart_gui trainer --run x": "trainer",
+        "python -m dart_gui.rollout.worker {}": "worker",
+        "python -m dart_gui.env.desktop.session --width 9": "desktops",
+        "Xvfb :0": "desktops",
+    }
+    assert {each: module_of(each) for each in commands} == commands
+
+
+def test_the_control_groups_of_a_run_are_those_that_its_processes_were_in() -> None:
+    v1 = "7:memory:/agents/dart-a1b2-d0\n3:cpu:/helpers\n4:pids:/dart-a1b2-d0\n"
+    assert groups_of(v1) == {"memory/agents/dart-a1b2-d0", "pids/dart-a1b2-d0"}
+    assert groups_of("0::/user.slice/dart-c3-d1\n") == {"user.slice/dart-c3-d1"}
+    assert groups_of("0::/user.slice\n") == set()
 
 
 def test_events_are_read_once_as_they_come(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dart_gui.rollout.images import ImageCache, check_png, decode_data_url, image_hash
+from dart_gui.rollout.images import check_png, decode_data_url, image_hash
 
 
 def png(width: int = 4, height: int = 3) -> bytes:
@@ -69,32 +69,3 @@ def test_data_url_gives_the_bytes():
 def test_other_data_urls_are_refused(url):
     with pytest.raises(ValueError, match="data URL"):
         decode_data_url(url)
-
-
-def test_the_least_recently_used_image_leaves_first():
-    cache = ImageCache(max_bytes=10)
-    cache.put("a", b"1234")
-    cache.put("b", b"1234")
-    assert cache.get("a") == b"1234"
-    cache.put("c", b"1234")
-    assert (cache.get("a"), cache.get("b"), cache.get("c")) == (b"1234", None, b"1234")
-    assert cache.num_bytes == 8
-
-
-def test_an_image_beyond_the_bound_stays_until_the_next_one():
-    cache = ImageCache(max_bytes=3)
-    cache.put("big", b"1234")
-    assert cache.get("big") == b"1234"
-    cache.put("next", b"1")
-    assert cache.get("big") is None
-    assert cache.num_bytes == 1
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 9)), max_size=40))
-def test_the_cache_never_exceeds_its_bound_by_more_than_one_image(puts):
-    cache = ImageCache(max_bytes=20)
-    for key, size in puts:
-        cache.put(key, bytes(size))
-        assert cache.get(key) is not None
-        assert cache.num_bytes <= 20

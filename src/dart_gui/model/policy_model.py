@@ -33,6 +33,8 @@ from dart_gui.model.folder import base_of, check_model_folder, is_adapter, maske
 from dart_gui.model.merging import Merger
 
 IMAGE_URL_PREFIX = "sha256:"
+PIXEL_CACHE_BYTES = 512 << 20
+"""Of preprocessed screenshots that an engine keeps, and a trainer: one of 1920 x 1080 takes 50 MB."""
 END_OF_TURN = "<|im_end|>"
 
 
@@ -42,6 +44,10 @@ class Pixels:
 
     values: Tensor  # [t*h*w, channels*temporal*patch*patch]
     grid: tuple[int, int, int]  # (t, h, w) in patches
+
+    @property
+    def num_bytes(self) -> int:
+        return self.values.nbytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import hashlib
 import re
 import struct
 import zlib
-from collections import OrderedDict
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -72,32 +71,3 @@ def decode_data_url(url: str) -> bytes:
         return base64.b64decode(url[match.end() :], validate=True)
     except binascii.Error as error:
         raise ValueError(f"the base64 of a data URL is broken: {error}") from None
-
-
-class ImageCache:
-    """Least recently used screenshots leave first. The newest stays even where it alone exceeds
-    the bound, because a request that has just put it is about to name it."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._images: OrderedDict[str, bytes] = OrderedDict()
-        self.num_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def put(self, key: str, png: bytes) -> None:
-        if key in self._images:
-            self._images.move_to_end(key)
-            return
-        self._images[key] = png
-        self.num_bytes += len(png)
-        while self.num_bytes > self._max_bytes and len(self._images) > 1:
-            _, evicted = self._images.popitem(last=False)
-            self.num_bytes -= len(evicted)
-
-    def get(self, key: str) -> bytes | None:
-        png = self._images.get(key)
-        if png is not None:
-            self._images.move_to_end(key)
-        return png

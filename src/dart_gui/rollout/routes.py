@@ -17,6 +17,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
+from dart_gui.byte_cache import ByteCache
 from dart_gui.rollout import openapi
 from dart_gui.rollout.chat import MIN_TEMPERATURE, ChatDefaults, ChatRequest, parse_request
 from dart_gui.rollout.dispatch import Dispatcher
@@ -30,7 +31,6 @@ from dart_gui.rollout.httpd import (
 )
 from dart_gui.rollout.images import (
     MAX_IMAGE_BYTES,
-    ImageCache,
     check_png,
     image_hash,
     is_image_hash,
@@ -69,7 +69,7 @@ class RolloutService:
         self._updates = updates
         self._telemetry = telemetry
         self._defaults = defaults
-        self._images = ImageCache(image_cache_bytes)
+        self._images = ByteCache[bytes](image_cache_bytes, len)
         self._on_publish = on_publish
         self._closing = False
 

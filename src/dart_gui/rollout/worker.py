@@ -24,6 +24,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
+from dart_gui.byte_cache import ByteCache
 from dart_gui.errors import ContextLengthError, DartError, PolicyError
 from dart_gui.rollout.chat import ChatRequest, completion_body
 from dart_gui.rollout.engines.base import Engine, EngineRequest, EngineResult
@@ -36,7 +37,7 @@ from dart_gui.rollout.httpd import (
     read_body,
     read_json,
 )
-from dart_gui.rollout.images import MAX_IMAGE_BYTES, ImageCache
+from dart_gui.rollout.images import MAX_IMAGE_BYTES
 from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class WorkerApp:
     ) -> None:
         self._engine = engine
         self._worker_id = worker_id
-        self._images = ImageCache(image_cache_bytes)
+        self._images = ByteCache[bytes](image_cache_bytes, len)
         self._clock = clock
         self._num_in_flight = 0
         self._loading = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dart_gui.byte_cache import ByteCache
 from dart_gui.config import TrainConfig
 from dart_gui.data.records import Batch
 from dart_gui.errors import ConfigError
-from dart_gui.model.policy_model import Pixels, PolicyModel
+from dart_gui.model.policy_model import PIXEL_CACHE_BYTES, Pixels, PolicyModel
 from dart_gui.train.buckets import StalenessBuckets
 from dart_gui.train.forward import response_logprobs
 from dart_gui.train.losses import (
@@ -29,8 +29,6 @@ from dart_gui.train.losses import (
 )
 from dart_gui.train.samples import Sample, microbatches, minibatches
 from dart_gui.train.spans import Span, spans
-
-MAX_CACHED_IMAGES = 512
 
 
 @dataclass(slots=True)
@@ -95,7 +93,7 @@ class Trainer:
         self._config = config
         self._reference = reference
         self._read_image = read_image
-        self._pixels: OrderedDict[str, Pixels] = OrderedDict()
+        self._pixels = ByteCache[Pixels](PIXEL_CACHE_BYTES, lambda pixels: pixels.num_bytes)
         self._parameters = trainable(policy.network, config.freeze)
         if config.activation_checkpointing:
             policy.network.activation_checkpointing_enable()
@@ -246,12 +244,11 @@ class Trainer:
 
     def pixels(self, name: str) -> Pixels:
         """The preprocessed screenshot of this hash."""
-        if name not in self._pixels:
-            self._pixels[name] = self.policy.pixels(self._read_image(name))
-            if len(self._pixels) > MAX_CACHED_IMAGES:
-                self._pixels.popitem(last=False)
-        self._pixels.move_to_end(name)
-        return self._pixels[name]
+        pixels = self._pixels.get(name)
+        if pixels is None:
+            pixels = self.policy.pixels(self._read_image(name))
+            self._pixels.put(name, pixels)
+        return pixels
 
 
 def _measure(

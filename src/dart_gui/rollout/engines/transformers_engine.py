@@ -15,7 +15,6 @@ import random
 import signal
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,15 +24,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dart_gui.byte_cache import ByteCache
 from dart_gui.errors import ContextLengthError, DartError, PolicyError
-from dart_gui.model.policy_model import Pixels, PolicyModel, image_hashes
+from dart_gui.model.policy_model import PIXEL_CACHE_BYTES, Pixels, PolicyModel, image_hashes
 from dart_gui.rollout.engines.base import EngineLoad, EngineRequest, EngineResult
 from dart_gui.rollout.engines.kv_cache import SlotCache
 from dart_gui.types import WeightsRef
 
 log = logging.getLogger(__name__)
 
-MAX_CACHED_IMAGES = 512
+FEATURE_CACHE_BYTES = 512 << 20
 PREFILL_TOKENS = 8192
 
 
@@ -45,6 +45,7 @@ class _Sequence:
     future: Future[EngineResult]
     prompt_ids: list[int]
     hashes: list[str]
+    grids: list[tuple[int, int, int]]  # of the screenshots, in patches
     slot: int
     next_position: int  # rotary position of the next token, equal in all three axes
     rng: random.Random
@@ -90,8 +91,8 @@ class TransformersEngine:
         )
         self._num_open = 0
         self._lock = threading.Lock()
-        self._pixels: OrderedDict[str, Pixels] = OrderedDict()
-        self._features: OrderedDict[str, Tensor] = OrderedDict()
+        self._pixels = ByteCache[Pixels](PIXEL_CACHE_BYTES, lambda pixels: pixels.num_bytes)
+        self._features = ByteCache[Tensor](FEATURE_CACHE_BYTES, lambda features: features.nbytes)
         self._busy_s = 0.0
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._thread.start()
@@ -225,31 +226,32 @@ class TransformersEngine:
             future=future,
             prompt_ids=prompt.prompt_ids,
             hashes=prompt.image_hashes,
+            grids=[pixels[name].grid for name in prompt.image_hashes],
             slot=self._free.pop(),
             next_position=0,
             rng=random.Random(request.sampling.seed),
         )
 
     def _image_pixels(self, name: str, png: bytes) -> Pixels:
-        if name not in self._pixels:
-            self._pixels[name] = self._policy.pixels(png)
-            if len(self._pixels) > MAX_CACHED_IMAGES:
-                self._pixels.popitem(last=False)
-        self._pixels.move_to_end(name)
-        return self._pixels[name]
+        pixels = self._pixels.get(name)
+        if pixels is None:
+            pixels = self._policy.pixels(png)
+            self._pixels.put(name, pixels)
+        return pixels
 
     def _image_features(self, batch: Sequence[_Sequence]) -> dict[str, Tensor]:
         """Features of all images of the batch; each is encoded once per policy version."""
         names = {name: None for sequence in batch for name in sequence.hashes}
-        new = [name for name in names if name not in self._features]
+        found = {name: self._features.get(name) for name in names}
+        new = [name for name, features in found.items() if features is None]
         pixels = [self._image_pixels(name, self._find_png(batch, name)) for name in new]
-        self._features.update(zip(new, self._policy.encode_images(pixels), strict=True))
-        found = {name: self._features[name] for name in names}
-        for name in names:
-            self._features.move_to_end(name)
-        while len(self._features) > MAX_CACHED_IMAGES:
-            self._features.popitem(last=False)
-        return found
+        encoded = dict(zip(new, self._policy.encode_images(pixels), strict=True))
+        for name, features in encoded.items():
+            # A copy: a part of the batch's features would keep all of them in memory.
+            self._features.put(name, features.clone())
+        return {
+            name: features for name, features in (found | encoded).items() if features is not None
+        }
 
     @staticmethod
     def _find_png(batch: Sequence[_Sequence], name: str) -> bytes:
@@ -269,8 +271,7 @@ class TransformersEngine:
             ids = torch.tensor(sequence.prompt_ids, device=device)
             images = [features[name] for name in sequence.hashes]
             embeds[row, : len(ids)] = policy.embed(ids, len(ids), images)
-            grids = [self._pixels[name].grid for name in sequence.hashes]
-            positions[:, row, : len(ids)] = policy.positions(ids, len(ids), grids)
+            positions[:, row, : len(ids)] = policy.positions(ids, len(ids), sequence.grids)
             sequence.next_position = int(positions[:, row, : len(ids)].max()) + 1
         hidden = self._forward(batch, embeds, positions, starts=[0] * len(batch))
         last = hidden[torch.arange(len(batch)), torch.tensor(lengths) - 1]
