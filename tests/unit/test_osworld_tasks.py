@@ -116,8 +116,8 @@ def evaluated(func: str, getter: str) -> dict[str, Any]:
         (task(config=[{"type": "chrome_open_tabs", "parameters": {}}]), {Need.WEB}),
         (task(proxy=True), {Need.PROXY}),
         (evaluated("compare_image_text", "vm_file"), {Need.OCR}),
-        (evaluated("is_expected_tabs", "open_tabs_info"), {Need.DEBUGGER}),
-        (evaluated("is_vlc_playing", "vlc_playing_info"), {Need.VLC}),
+        (evaluated("is_expected_tabs", "open_tabs_info"), set()),
+        (evaluated("is_vlc_playing", "vlc_playing_info"), set()),
     ],
 )
 def test_needs(text: dict[str, Any], needs: set[Need]) -> None:

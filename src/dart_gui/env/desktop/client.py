@@ -6,13 +6,20 @@ import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 from pydantic import TypeAdapter
 
+from dart_gui.env.desktop.ports import AUTHORIZATION, MARK
+from dart_gui.env.desktop.published import PublishedGuest, decode
+from dart_gui.env.desktop.screen import WindowQuery
+from dart_gui.env.desktop.watch import Condition
+from dart_gui.env.sockets import relay_socket
 from dart_gui.errors import EnvError
 from dart_gui.types import Action
 
@@ -25,11 +32,16 @@ MAX_TEXT = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a guest server is: a URL, or a Unix socket. ``headers`` go with each request."""
+    """Where a guest server is: a URL, or a Unix socket. ``headers`` go with each request.
+
+    ``ports`` are the URLs of ports of the desktop that are published beside that of the guest; others
+    are reached through our guest server (``guest_ports``).
+    """
 
     url: str = "http://desktop"
     socket: Path | None = None
     headers: Mapping[str, str] | None = None
+    ports: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,29 +67,50 @@ class Relayed:
     status: int
     body: bytes
     content_type: str | None
+    is_port: bool = False  # of a port, or of a guest that has the route to it
 
 
 class GuestClient:
     """Talks to one guest server. Whatever goes wrong raises ``EnvError``.
 
-    Close it: it keeps connections open.
+    A guest without our own routes, which is asked once, gets the same by those of OSWorld. Close it: it
+    keeps connections open.
     """
 
     def __init__(self, address: Address, *, what: str = "the desktop") -> None:
         self.address = address
         self._what = what
         self._session: aiohttp.ClientSession | None = None
+        self._has_own_routes: bool | None = None  # None before it was asked
+        self._published = PublishedGuest(
+            picture=partial(self._call, "GET", "/screenshot"),
+            execute=self.execute,
+            size=self._screen_size,
+        )
 
     async def health(self) -> dict[str, Any]:
-        return _object(await self._call("GET", "/health"), "/health")
+        return await self.wait_ready(timeout_s=ANSWER_S)
 
     async def wait_ready(self, *, timeout_s: float) -> dict[str, Any]:
-        """``health`` as soon as it answers. A socket that listens queues the request until then.
+        """``health`` as soon as it answers, or of a guest without it the size of a screenshot. A socket
+        that listens queues the request until then.
 
         Raises:
             EnvError: not within ``timeout_s``, or the desktop ended.
         """
-        return _object(await self._call("GET", "/health", timeout_s=timeout_s), "/health")
+        async with self._request(
+            "GET", "/health", accept=(200, 404), timeout_s=timeout_s
+        ) as response:
+            self._has_own_routes, answer = response.status == 200, await response.read()
+        if self._has_own_routes:
+            return _object(answer, "/health")
+        frame = decode(await self._call("GET", "/screenshot", timeout_s=timeout_s))
+        return {"status": "ready", "width": frame.width, "height": frame.height}
+
+    async def _is_published(self) -> bool:
+        if self._has_own_routes is None:
+            await self.health()
+        return not self._has_own_routes
 
     async def screenshot(
         self,
@@ -89,6 +122,10 @@ class GuestClient:
     ) -> Screenshot:
         """The screen, once it has reacted to the newest action (``react_s`` for that) and nothing
         has changed on it for ``stable_s``, or after ``timeout_s``."""
+        if stable_s and await self._is_published():
+            return await self._settled_by_published(
+                Condition(stable_s=stable_s, react_s=react_s, timeout_s=timeout_s)
+            )
         query: dict[str, str] = {} if cursor else {"cursor": "0"}
         if stable_s:
             waits = {"stable_ms": stable_s, "react_ms": react_s, "timeout_ms": timeout_s}
@@ -107,6 +144,8 @@ class GuestClient:
 
     async def act(self, action: Action) -> str | None:
         """Carry out an action; why it was refused, if it was."""
+        if await self._is_published():
+            return await self._published.act(action)
         body = ACTION.dump_python(action, mode="json")
         answer = _object(await self._call("POST", "/action", body=body), "/action")
         error = answer.get("action_error")
@@ -155,10 +194,57 @@ class GuestClient:
                 content_type=response.headers.get("Content-Type"),
             )
 
+    async def relay_port(
+        self,
+        port: int,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str],
+        timeout_s: float = ANSWER_S,
+    ) -> Relayed:
+        """``relay`` to a program of the desktop that speaks HTTP at ``port``; ``headers`` are for it.
+
+        Where nothing listens the status is 502; ``EnvError`` is the guest that does not answer.
+        """
+        published = port in self.address.ports
+        sent = dict(headers)
+        if not published and "Authorization" in sent:
+            sent[AUTHORIZATION] = sent.pop("Authorization")
+        try:
+            async with self._request(
+                method,
+                f"/port/{port}{path}",
+                data=body,
+                headers=sent,
+                accept=None,
+                timeout_s=timeout_s,
+            ) as response:
+                return Relayed(
+                    status=response.status,
+                    body=await response.read(),
+                    content_type=response.headers.get("Content-Type"),
+                    is_port=published or MARK in response.headers,
+                )
+        except EnvError as error:
+            if not published:
+                raise
+            return Relayed(
+                status=502, body=str(error).encode(), content_type="text/plain", is_port=True
+            )
+
+    async def relay_port_socket(
+        self, port: int, request: web.Request, path: str
+    ) -> web.StreamResponse:
+        """A web socket to a program of the desktop, until it ends. Raises ``aiohttp.ClientError``."""
+        return await relay_socket(request, self._open(), self._url(f"/port/{port}{path}"))
+
     async def wait(
         self,
         *,
         window_name: str | None = None,
+        strict: bool = False,
         by_class: bool = False,
         stable_s: float = 0.1,
         min_colors: int = 0,
@@ -169,13 +255,25 @@ class GuestClient:
         Raises:
             EnvError: it did not within ``timeout_s``; the text says what was missing.
         """
+        if await self._is_published():
+            query = WindowQuery(name=window_name or "", strict=strict, by_class=by_class)
+            condition = Condition(
+                stable_s=stable_s,
+                window=None if window_name is None else query,
+                min_colors=min_colors,
+                timeout_s=timeout_s,
+            )
+            outcome = await self._published.wait(condition)
+            if not outcome.met:
+                raise EnvError(f"{self._what}: after {outcome.waited_s:.1f} s {outcome.missing}")
+            return outcome.waited_s
         body: dict[str, Any] = {
             "stable_ms": 1e3 * stable_s,
             "min_colors": min_colors,
             "timeout_ms": 1e3 * timeout_s,
         }
         if window_name is not None:
-            body |= {"window_name": window_name, "by_class": by_class}
+            body |= {"window_name": window_name, "strict": strict, "by_class": by_class}
         answer = await self._call("POST", "/wait", body=body, timeout_s=ANSWER_S + timeout_s)
         return float(_object(answer, "/wait")["waited_ms"]) / 1e3
 
@@ -193,12 +291,28 @@ class GuestClient:
             await response.read()
 
     async def windows(self) -> list[dict[str, Any]]:
+        if await self._is_published():
+            return [asdict(window) for window in await self._published.windows()]
         found = json.loads(await self._call("GET", "/windows"))
         return list(found)
 
     async def cursor_position(self) -> tuple[int, int]:
         x, y = json.loads(await self._call("GET", "/cursor_position"))
         return int(x), int(y)
+
+    async def _screen_size(self) -> tuple[int, int]:
+        size = _object(await self._call("POST", "/screen_size", body={}), "/screen_size")
+        return int(size["width"]), int(size["height"])
+
+    async def _settled_by_published(self, condition: Condition) -> Screenshot:
+        png, outcome = await self._published.settled(condition)
+        return Screenshot(
+            png=png,
+            grab_ms=0.0,
+            encode_ms=0.0,
+            settle_ms=1e3 * outcome.waited_s,
+            settled=outcome.met,
+        )
 
     async def close(self) -> None:
         if self._session is not None:
@@ -228,7 +342,7 @@ class GuestClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         # One deadline over connecting, the answer and its body: a guest may stall in each.
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        url = self.address.url + route
+        url = self._url(route)
         try:
             async with self._open().request(method, url, timeout=timeout, **kwargs) as response:
                 if accept is not None and response.status not in accept:
@@ -246,6 +360,12 @@ class GuestClient:
                 f"{self._what} cannot be reached for {method} {route}: "
                 f"{type(error).__name__}: {error}"
             ) from None
+
+    def _url(self, route: str) -> str:
+        for port, url in self.address.ports.items():
+            if route.startswith(f"/port/{port}/"):
+                return url + route.removeprefix(f"/port/{port}")
+        return self.address.url + route
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -1,7 +1,8 @@
 """The guest API: OSWorld's HTTP routes inside a desktop, and our own for typed actions.
 
 OSWorld's routes keep its names, parameters and JSON. Ours are ``POST /action`` (a typed action as
-JSON), ``POST /wait`` (until the screen meets a condition) and ``GET /health``.
+JSON), ``POST /wait`` (until the screen meets a condition), ``GET /health``, ``GET /windows`` and
+``/port/PORT/PATH``.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ GUEST = web.AppKey("guest", Guest)
 
 def new_app(guest: Guest) -> web.Application:
     """All routes of the guest API."""
-    from dart_gui.env.desktop import guest_files, guest_programs, guest_windows
+    from dart_gui.env.desktop import guest_files, guest_ports, guest_programs, guest_windows
 
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
     app[GUEST] = guest
@@ -91,7 +92,7 @@ def new_app(guest: Guest) -> web.Application:
     app.router.add_get("/platform", _platform)
     app.router.add_get("/cursor_position", _cursor_position)
     app.router.add_route("*", "/screen_size", _screen_size)
-    for part in (guest_files, guest_programs, guest_windows):
+    for part in (guest_files, guest_ports, guest_programs, guest_windows):
         part.add_routes(app)
     return app
 

@@ -23,7 +23,6 @@ _POSTED = {  # steps that are one request of the guest API with the parameters a
     "close_window": "/setup/close_window",
     "change_wallpaper": "/setup/change_wallpaper",
     "execute_with_verification": "/setup/execute_with_verification",
-    "wait": "/wait",
 }
 
 
@@ -45,6 +44,8 @@ async def _set_up(
 ) -> None:
     if kind in _POSTED:
         await client.setup(_POSTED[kind], dict(parameters), timeout_s=STEP_S)
+    elif kind == "wait":
+        await client.wait(**_condition(parameters))
     elif kind in ("execute", "command"):
         shell = bool(parameters.get("shell", False))
         done = await client.execute(parameters["command"], shell=shell)
@@ -63,6 +64,15 @@ async def _set_up(
         await sleep(float(parameters["seconds"]))
     else:
         raise EnvError(f"there is no set-up step {kind!r}")
+
+
+def _condition(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Of ``POST /wait`` as arguments of ``GuestClient.wait``."""
+    names = {"stable_ms": "stable_s", "timeout_ms": "timeout_s"}
+    return {
+        names.get(name, name): value / 1e3 if name in names else value
+        for name, value in parameters.items()
+    }
 
 
 async def evaluate(

@@ -10,15 +10,14 @@ import mss
 from Xlib import X, display, error
 from Xlib.protocol import event
 
+from dart_gui.env.desktop import x11
 from dart_gui.env.desktop.screen import Frame, Window
-from dart_gui.env.desktop.xinput import XInput
+from dart_gui.env.desktop.strokes import strokes
 from dart_gui.errors import EnvError
 from dart_gui.types import Action
 
 SOURCE_PAGER = 2
 """Who asks, in EWMH's words: a pager is obeyed, an application may be refused the focus."""
-SETTLE_S, SETTLE_LIMIT_S = 0.2, 3.0
-CLIENT_LIST = "_NET_CLIENT_LIST_STACKING"
 
 
 class XScreen:
@@ -38,7 +37,9 @@ class XScreen:
         screen = self._display.screen()
         self._root = screen.root
         self.width, self.height = screen.width_in_pixels, screen.height_in_pixels
-        self._input = XInput(self._display, settle=self._settle)
+        self._input = x11.XInput(
+            self._display, settle=lambda: x11.rest(lambda: self.grab(cursor=False).pixels)
+        )
 
     def grab(self, *, cursor: bool) -> Frame:
         grabber = self._with_cursor if cursor else self._plain
@@ -54,7 +55,7 @@ class XScreen:
         return pointer.root_x, pointer.root_y
 
     def perform(self, action: Action) -> None:
-        self._input.perform(action, width=self.width, height=self.height)
+        self._input.perform(strokes(action, width=self.width, height=self.height))
 
     def paint_root(self, rgb: int) -> None:
         """Fill the background: a screen that is black has not been painted yet."""
@@ -75,21 +76,13 @@ class XScreen:
             EnvError: not within ``timeout_s``.
         """
         deadline = clock() + timeout_s
-        while self._property(self._root, CLIENT_LIST) is None:
+        while x11.property_of(self._display, self._root, x11.CLIENT_LIST) is None:
             if clock() > deadline:
-                raise EnvError(f"no window manager set {CLIENT_LIST} within {timeout_s:g} s")
+                raise EnvError(f"no window manager set {x11.CLIENT_LIST} within {timeout_s:g} s")
             sleep(0.01)
 
     def windows(self) -> list[Window]:
-        ids = self._property(self._root, CLIENT_LIST) or []
-        active = self._property(self._root, "_NET_ACTIVE_WINDOW") or [0]
-        found = []
-        for window_id in ids:
-            try:
-                found.append(self._describe(int(window_id), is_active=window_id == active[0]))
-            except (error.BadWindow, error.BadDrawable):
-                continue  # closed since the list was read
-        return found
+        return [Window(**window) for window in x11.windows(self._display)]
 
     def activate(self, window_id: int) -> None:
         self._ask("_NET_ACTIVE_WINDOW", window_id, [SOURCE_PAGER, X.CurrentTime, 0, 0, 0])
@@ -101,44 +94,6 @@ class XScreen:
         self._plain.close()
         self._with_cursor.close()
         self._display.close()
-
-    def _settle(self) -> None:
-        """Until the screen has not changed for a moment: what was typed has arrived."""
-        deadline = time.monotonic() + SETTLE_LIMIT_S
-        frame, changed_at = self.grab(cursor=False), time.monotonic()
-        while time.monotonic() - changed_at < SETTLE_S and time.monotonic() < deadline:
-            time.sleep(0.01)
-            new = self.grab(cursor=False)
-            if new.pixels != frame.pixels:
-                frame, changed_at = new, time.monotonic()
-
-    def _describe(self, window_id: int, *, is_active: bool) -> Window:
-        window = self._display.create_resource_object("window", window_id)
-        geometry = window.get_geometry()
-        corner = self._root.translate_coords(window, 0, 0)
-        wm_class = window.get_wm_class() or ("", "")
-        title = self._text(window, "_NET_WM_NAME") or self._text(window, "WM_NAME")
-        return Window(
-            window_id=window_id,
-            title=title,
-            wm_class=(wm_class[0], wm_class[1]),
-            x=corner.x,
-            y=corner.y,
-            width=geometry.width,
-            height=geometry.height,
-            is_active=is_active,
-        )
-
-    def _text(self, window: object, name: str) -> str:
-        value = self._property(window, name)
-        if value is None:
-            return ""
-        return value if isinstance(value, str) else bytes(value).decode("utf-8", "replace")
-
-    def _property(self, window: object, name: str) -> list[int] | bytes | str | None:
-        atom = self._display.intern_atom(name)
-        found = window.get_full_property(atom, X.AnyPropertyType)  # type: ignore[attr-defined]
-        return None if found is None else found.value  # an array of longs is empty, not None
 
     def _ask(self, message: str, window_id: int, data: list[int]) -> None:
         """Send a request to the window manager, which reads them at the root window."""

@@ -1,5 +1,5 @@
-"""A loopback port that leads to one desktop's guest server, for OSWorld's getters, which know no other
-way to a desktop than ``http://<vm_ip>:<port>/...``.
+"""A loopback port that leads to one desktop, for OSWorld's getters, which know no other way to it than
+``http://<vm_ip>:<port>/...``: to its guest server, to Chrome's debugger and to VLC's interface.
 
 They also take a desktop that does not answer for one without the file: the door remembers that it did
 not answer.
@@ -8,15 +8,20 @@ not answer.
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 
+import aiohttp
 from aiohttp import web
 
 from dart_gui.env.desktop.client import GuestClient
+from dart_gui.env.desktop.ports import CHROME
+from dart_gui.env.sockets import wants_socket
 from dart_gui.errors import EnvError
 
 MAX_BODY = 512 << 20
 _LOOPBACK = "127.0.0.1"
+_SOCKET_URL = re.compile(rb"ws://[^/\"]+/")
 
 
 class Door:
@@ -36,8 +41,15 @@ class Door:
         loopback too, and the guest API asks nobody who he is."""
         return f"door:{self._secret}@{_LOOPBACK}"
 
+    def beside(self, port: int) -> str:
+        """What to say for the number of another port of the desktop: the getters put it between a colon
+        and a path, so it may have one itself. The password is in it, as one that a getter names for
+        VLC takes the place of that in ``host``."""
+        return f"{self.port}/{self._secret}/{port}"
+
     async def __aenter__(self) -> Door:
         app = web.Application(client_max_size=MAX_BODY)
+        app.router.add_route("*", f"/{self._secret}/{{port:\\d+}}{{path:/.*}}", self._relay_port)
         app.router.add_route("*", "/{path:.*}", self._relay)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
@@ -71,3 +83,37 @@ class Door:
             self.failure = self.failure or f"{request.path} was answered with {answer.status}"
         headers = {"Content-Type": answer.content_type} if answer.content_type else None
         return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+    async def _relay_port(self, request: web.Request) -> web.StreamResponse:
+        """Where no program listens is for the getter to judge: the agent may have ended it."""
+        port = int(request.match_info["port"])
+        path = request.raw_path.removeprefix(f"/{self._secret}/{port}")
+        if wants_socket(request):
+            return await self._relay_socket(request, port, path)
+        try:
+            kept = ("Authorization", "Content-Type")
+            answer = await self._client.relay_port(
+                port,
+                request.method,
+                path,
+                body=await request.read(),
+                headers={name: request.headers[name] for name in kept if name in request.headers},
+                timeout_s=self._answer_s,
+            )
+        except EnvError as error:
+            self.failure = self.failure or str(error)
+            return web.Response(status=502, text=str(error))
+        if not answer.is_port:
+            self.failure = self.failure or f"this desktop does not hand out its port {port}"
+        body = answer.body
+        if port == CHROME:  # it tells where its sockets are by the address that it was asked at
+            ours = f"ws://{_LOOPBACK}:{self.beside(port)}/"
+            body = _SOCKET_URL.sub(ours.encode(), body)
+        headers = {"Content-Type": answer.content_type} if answer.content_type else None
+        return web.Response(status=answer.status, body=body, headers=headers)
+
+    async def _relay_socket(self, request: web.Request, port: int, path: str) -> web.StreamResponse:
+        try:
+            return await self._client.relay_port_socket(port, request, path)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return web.Response(status=502, text=f"{type(error).__name__}: {error}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dart_gui.env.desktop.client import GuestClient
+from dart_gui.env.desktop.ports import CHROME, VLC
 from dart_gui.env.osworld import evaluator as script
 from dart_gui.env.osworld.door import Door
 from dart_gui.env.osworld.downloads import Downloads
@@ -53,6 +54,8 @@ async def evaluate(
             "evaluator": dict(task.published),
             "host": door.host,
             "port": door.port,
+            "chromium_port": door.beside(CHROME),
+            "vlc_port": door.beside(VLC),
             "cache_dir": str(scratch),
             "limits": {
                 "AS": settings.memory_mb << 20,

@@ -48,7 +48,9 @@ class Environment:
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.vm_ip: str = request["host"]
-        self.server_port: int = request["port"]
+        self.server_port = str(request["port"])  # several getters add it to a text
+        self.chromium_port: str = request["chromium_port"]
+        self.vlc_port: str = request["vlc_port"]
         self.cache_dir: str = request["cache_dir"]
         self.current_use_proxy = False
         self.controller = _controller(self.vm_ip, self.server_port)
@@ -61,16 +63,8 @@ class Environment:
     def vm_screen_size(self) -> Any:
         return self.controller.get_vm_screen_size()
 
-    @property
-    def chromium_port(self) -> NoReturn:
-        raise RuntimeError("Chrome's debugger of the desktop cannot be reached from here")
 
-    @property
-    def vlc_port(self) -> NoReturn:
-        raise RuntimeError("VLC's interface of the desktop cannot be reached from here")
-
-
-def _controller(host: str, port: int) -> Any:
+def _controller(host: str, port: str) -> Any:
     """OSWorld's own, without its waits: it asks three times, five seconds apart, for a file that is
     not there."""
     import requests

@@ -17,7 +17,7 @@ from dart_gui.env.osworld.tasks import NAME, OsworldFolder, needs_of, urls_of
 from dart_gui.env.suites import Suite
 from dart_gui.errors import ConfigError, SetupError
 
-VERSION = "1"
+VERSION = "2"
 """Changes whenever the same actions would lead to something else."""
 
 

@@ -33,8 +33,6 @@ class Need(StrEnum):
     GOOGLE = "a Google account"
     PROXY = "a proxy to live web sites"
     WEB = "live web sites"
-    DEBUGGER = "the port of Chrome's debugger"
-    VLC = "the port of VLC's interface"
     OCR = "easyocr with its models"
     UNKNOWN_STEP = "a set-up step that OSWorld itself does not have"
 
@@ -49,14 +47,6 @@ STEP_KINDS = frozenset(
         *("chrome_open_tabs", "chrome_close_tabs", "update_browse_history", "proxy"),
         *GOOGLE_STEPS,
         *ABSENT_STEPS,
-    }
-)
-DEBUGGER_GETTERS = frozenset(
-    {
-        *("open_tabs_info", "active_tab_info", "active_tab_html_parse", "page_info"),
-        *("active_tab_url_parse", "number_of_search_results", "pdf_from_url", "url_dashPart"),
-        *("url_path_parse", "macys_product_url_parse", "gotoRecreationPage_and_get_html_content"),
-        *("find_installed_extension_name", "info_from_website"),
     }
 )
 WEB_GETTERS = frozenset(
@@ -216,10 +206,6 @@ def needs_of(text: Mapping[str, Any]) -> frozenset[Need]:
         needs.add(Need.PROXY)
     if getters & WEB_GETTERS or "chrome_open_tabs" in kinds:
         needs.add(Need.WEB)
-    if getters & DEBUGGER_GETTERS:
-        needs.add(Need.DEBUGGER)
-    if "vlc_playing_info" in getters:
-        needs.add(Need.VLC)
     if OCR_METRICS & set(metrics_of(text)):
         needs.add(Need.OCR)
     return frozenset(needs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dart_gui.config import EnvConfig
+from dart_gui.env.desktop.ports import CHROME, VLC
 from dart_gui.env.providers import kvm
 from dart_gui.errors import ConfigError, SetupError
 
@@ -37,6 +38,7 @@ class ContainerSpec:
     volumes: tuple[str, ...] = ()  # /here:/there:ro
     devices: tuple[str, ...] = ()
     privileges: tuple[str, ...] = ()  # capabilities that are added
+    ports: tuple[int, ...] = ()  # published beside the guest's, whose server has no way to them
     is_confined: bool = True  # no capability of root, and no way to gain one
     warnings: tuple[str, ...] = ()
 
@@ -83,6 +85,7 @@ def _osworld(config: EnvConfig, probe: Callable[[], kvm.Kvm]) -> ContainerSpec:
         volumes=(f"{disk.absolute()}:/System.qcow2:ro",),
         devices=() if missing else (str(kvm.DEVICE),),
         privileges=("NET_ADMIN",),
+        ports=(CHROME, VLC),
         is_confined=False,
         warnings=(warning,) if missing else (),
     )
@@ -109,6 +112,7 @@ def _spec(
     volumes: tuple[str, ...] = (),
     devices: tuple[str, ...] = (),
     privileges: tuple[str, ...] = (),
+    ports: tuple[int, ...] = (),
     is_confined: bool = True,
     warnings: tuple[str, ...] = (),
 ) -> ContainerSpec:
@@ -125,6 +129,7 @@ def _spec(
         volumes=(*volumes, *config.docker_volumes),
         devices=(*devices, *config.docker_devices),
         privileges=privileges,
+        ports=ports,
         is_confined=is_confined,
         warnings=warnings,
     )

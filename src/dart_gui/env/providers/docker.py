@@ -170,10 +170,14 @@ class DockerProvider:
         )
 
     def _address(self, container: Any) -> Address:
-        ports = container.attrs["NetworkSettings"]["Ports"].get(f"{self._spec.guest_port}/tcp")
-        if not ports:
+        urls = {
+            port: f"http://127.0.0.1:{published[0]['HostPort']}"
+            for port in (self._spec.guest_port, *self._spec.ports)
+            if (published := container.attrs["NetworkSettings"]["Ports"].get(f"{port}/tcp"))
+        }
+        if self._spec.guest_port not in urls:
             raise EnvError(f"the container {container.name} publishes no port: was it stopped?")
-        return Address(url=f"http://127.0.0.1:{ports[0]['HostPort']}")
+        return Address(url=urls.pop(self._spec.guest_port), ports=urls)
 
     # --- in a thread: the SDK waits for the daemon -----------------------------------------------
 
@@ -272,7 +276,7 @@ def container_options(spec: ContainerSpec, network: str) -> dict[str, Any]:
         "pids_limit": spec.max_processes,
         "shm_size": f"{spec.shm_mb}m",
         "network": network,
-        "ports": {f"{spec.guest_port}/tcp": ("127.0.0.1", None)},
+        "ports": {f"{port}/tcp": ("127.0.0.1", None) for port in (spec.guest_port, *spec.ports)},
         "log_config": {"Type": "json-file", "Config": {"max-size": "10m"}},
         **(confined if spec.is_confined else {}),
     }

@@ -31,6 +31,7 @@ from dart_gui.env.server.leases import (
 from dart_gui.env.server.metrics import exposition
 from dart_gui.env.server.service import EnvService
 from dart_gui.env.server.tokens import Token
+from dart_gui.env.sockets import relay_socket, wants_socket
 from dart_gui.errors import AuthError, ConfigError, EnvError, boundary
 
 log = logging.getLogger(__name__)
@@ -273,6 +274,8 @@ async def _guest(request: web.Request) -> web.StreamResponse:
     headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_FORWARDED}
     body = request.content if request.body_exists else None
     try:
+        if wants_socket(request):
+            return await relay_socket(request, session, url)
         async with session.request(
             request.method, url, params=request.query, headers=headers, data=body
         ) as answer:

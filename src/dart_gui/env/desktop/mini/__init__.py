@@ -8,7 +8,7 @@ from dart_gui.env.desktop.tasks import TaskFolder
 
 NAME = "desktop-mini"
 FOLDER = Path(__file__).parent
-VERSION = "desktop-mini.v1"
+VERSION = "desktop-mini.v2"
 """Changes whenever the same (task, seed, actions) would give other screens or rewards."""
 
 
