@@ -40,8 +40,11 @@ _FOREIGN = (
     "rank_pattern",
     "alpha_pattern",
     "modules_to_save",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_bdlora",
+    "use_qalora",
 )
-_FOREIGN += ("layer_replication", "alora_invocation_tokens", "use_bdlora", "use_qalora")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,7 @@ class LoraPolicy(PolicyModel):
 
     def save(self, folder: Path) -> None:
         """Write an adapter folder, which peft's own loader takes too."""
-        self._peft.save_pretrained(folder, save_embedding_layers=False)
+        self._peft.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
         self.network.config.save_pretrained(folder)
         self.network.generation_config.save_pretrained(folder)
