@@ -6,6 +6,8 @@ SHELL := /bin/sh
 BIN := .venv/bin
 CONFIG ?= configs/miniwob-tiny.toml
 ARGS ?=
+ENGINE ?= docker
+APPS ?= small
 # One thread each: several processes share the cores, and threads that wait for a busy core are
 # slower than none.
 export OMP_NUM_THREADS ?= 1
@@ -33,8 +35,8 @@ test-vllm: setup ## run the tests that need a real vLLM server, on a CPU
 test-osworld: setup ## run the tests that need OSWorld's own getters and metrics
 	DART_OSWORLD="$$($(BIN)/python scripts/setup_osworld.py)" $(BIN)/python -m pytest -rs -m osworld $(ARGS)
 
-test-docker: setup ## run the tests that need a Docker daemon and the desktop image, as root
-	$(BIN)/python scripts/setup_docker.py $(BIN)/python -m pytest -rs -m docker $(ARGS)
+test-docker: setup ## run the tests of desktops in containers, as root (ENGINE=podman, APPS=all: the full image)
+	$(BIN)/python scripts/setup_docker.py --engine $(ENGINE) --apps $(APPS) $(BIN)/python -m pytest -rs -m docker $(ARGS)
 
 check: setup ## lint, format and types, without changing anything
 	$(BIN)/ruff check .

@@ -138,8 +138,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests of desktops, and of containers, are skipped where there are none: they say why."""
     if item.get_closest_marker("desktop") and (missing := missing_for_desktops()):
         pytest.skip(f"no desktops: {', '.join(missing)} (python3 scripts/setup_desktop.py)")
-    if item.get_closest_marker("docker") and not os.environ.get("DART_DOCKER_HOST"):
-        pytest.skip("no Docker daemon with a desktop image: `make test-docker` starts one")
+    if marker := item.get_closest_marker("docker"):
+        if not os.environ.get("DART_DOCKER_HOST"):
+            pytest.skip("no Docker daemon with a desktop image: `make test-docker` starts one")
+        wanted = marker.kwargs.get("apps", "small")
+        if wanted == "all" and os.environ.get("DART_DOCKER_APPS") != "all":
+            pytest.skip("needs the full desktop image: `make test-docker APPS=all` builds it")
 
 
 def missing_for_desktops() -> list[str]:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A base image from Debian's packages, for where no registry of images can be reached. As root; wants
-# debootstrap and docker.
+# debootstrap and docker, or DOCKER=podman.
 #
 #     deploy/desktop/base_image.sh dart-gui-base:bookworm [SUITE [MIRROR]]
 #     docker build -f deploy/desktop/Dockerfile --build-arg BASE=dart-gui-base:bookworm .
@@ -16,4 +16,4 @@ debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" "$mirro
 echo force-unsafe-io > "$root/etc/dpkg/dpkg.cfg.d/docker-apt-speedup"
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 tar -C "$root" --exclude=./dev/* --exclude=./proc/* --exclude=./sys/* -c . |
-    docker import --change 'CMD ["/bin/bash"]' - "$name"
+    ${DOCKER:-docker} import --change 'CMD ["/bin/bash"]' - "$name"

@@ -14,7 +14,7 @@ import pytest
 
 from dart_gui.config import EnvConfig
 from dart_gui.env.providers.containers import container_spec
-from dart_gui.env.providers.docker import connect, container_options
+from dart_gui.env.providers.docker import connect, container_options, docker_provider
 from dart_gui.env.providers.kvm import Kvm, probe
 from dart_gui.errors import ConfigError, SetupError
 from dart_gui.launch.env_server import ServerOptions, make_provider
@@ -49,6 +49,20 @@ def test_the_desktop_is_confined_and_limited() -> None:
     assert (options["cap_drop"], options["cap_add"]) == (["ALL"], [])
     assert (options["mem_limit"], options["memswap_limit"]) == ("2048m", "2048m")
     assert (options["nano_cpus"], options["pids_limit"]) == (2_000_000_000, 1024)
+
+
+def test_what_is_written_has_a_size(tmp_path: Path) -> None:
+    def options(config: EnvConfig) -> dict[str, Any]:
+        return container_options(container_spec(config, probe=works), "net")
+
+    limited = options(EnvConfig(docker_disk_mb=101))
+    assert limited["read_only"]
+    sizes = {path: text.rpartition("=")[2] for path, text in limited["tmpfs"].items()}
+    assert sizes == {"/home": "101m", "/tmp": "51m", "/var/tmp": "16m", "/run": "16m"}
+    for config in (EnvConfig(docker_disk_mb=0), osworld(tmp_path)):
+        assert not {"read_only", "tmpfs"} & set(options(config))
+        provider = docker_provider(config, tmp_path)
+        assert "no limit on what a desktop writes to the daemon's disk" in provider.warnings()
 
 
 def test_osworld_has_kvm_where_it_works(tmp_path: Path) -> None:
@@ -131,24 +145,21 @@ def test_the_env_server_takes_its_settings(tmp_path: Path) -> None:
         make_provider(options("xvfb", "env.docker_image=mine"))
 
 
-def setup_script() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "scripts" / "setup_docker.py"
-    spec = importlib.util.spec_from_file_location("setup_docker", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "scripts")
+    return importlib.import_module("setup_docker")
 
 
-def test_the_packet_filter_is_put_back() -> None:
+def test_the_packet_filter_is_put_back(script: ModuleType) -> None:
+    undo_rules = sys.modules["container_engine"].undo_rules
     before = ["*filter", ":FORWARD ACCEPT", ":MINE -", "-A MINE -j RETURN"]
     now = [
         *("*filter", ":FORWARD DROP", ":MINE -", ":DOCKER -", "-A MINE -j RETURN"),
         *('-A FORWARD -m comment --comment "of docker" -j DOCKER', "*nat", ":POSTROUTING ACCEPT"),
         "-A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE",
     ]
-    commands = [" ".join(command[3:]) for command in setup_script().undo_rules(before, now)]
+    commands = [" ".join(command[3:]) for command in undo_rules(before, now)]
     assert commands == [
         "filter -P FORWARD ACCEPT",
         "filter -D FORWARD -m comment --comment of docker -j DOCKER",
@@ -157,24 +168,38 @@ def test_the_packet_filter_is_put_back() -> None:
         "filter -F DOCKER",
         "filter -X DOCKER",
     ]
-    assert setup_script().undo_rules(before, before) == []
+    assert undo_rules(before, before) == []
 
 
 def test_where_there_are_no_containers_it_says_why_and_the_tests_are_left_to_skip(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    script = setup_script()
-
     @contextmanager
-    def no_daemon() -> Iterator[str]:
+    def no_daemon(state: Path) -> Iterator[str]:
         raise script.Unavailable("only root may start one")
         yield ""
 
     monkeypatch.setattr(script, "STATE", tmp_path)
-    monkeypatch.setattr(script, "daemon", no_daemon)
+    monkeypatch.setitem(script.ENGINES, "docker", no_daemon)
     show = [sys.executable, "-c", "import os; print(os.environ.get('DART_DOCKER_HOST'))"]
     assert script.main(show) == 0
     assert script.main([sys.executable, "-c", "raise SystemExit(5)"]) == 5
     said = capfd.readouterr()
     assert said.out == "None\n"
     assert "no desktops in containers here: only root may start one" in said.err
+
+
+def test_podman_that_is_not_whole_says_what_is_missing(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = sys.modules["container_engine"]
+    monkeypatch.setattr(engine, "NETAVARK", (tmp_path / "netavark",))
+    monkeypatch.setattr(engine.shutil, "which", lambda name: None if name == "podman" else name)
+    with (
+        pytest.raises(script.Unavailable, match="apt-get install netavark podman"),
+        script.ENGINES["podman"](tmp_path),
+    ):
+        raise AssertionError("it started")

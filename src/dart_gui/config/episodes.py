@@ -104,6 +104,10 @@ class EnvConfig(Section):
     """Processes and threads of one container at most."""
     docker_shm_mb: PositiveInt = 256
     """Size of /dev/shm."""
+    docker_disk_mb: NonNegativeInt = 512
+    """For the profile ``desktop``: size of the home, which is in the container's memory, with half of it
+    for /tmp and the rest read-only. 0 for an image that writes elsewhere: on the daemon's disk, without a
+    limit."""
     docker_network: str = ""
     """Network of the containers; empty for one of our own, on which they do not reach each other."""
     docker_env: list[str] = []

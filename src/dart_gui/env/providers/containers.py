@@ -37,6 +37,7 @@ class ContainerSpec:
     env: tuple[str, ...] = ()  # NAME=value
     volumes: tuple[str, ...] = ()  # /here:/there:ro
     devices: tuple[str, ...] = ()
+    disk_mb: int = 0  # of the home, in memory; 0: all can be written, on the daemon's disk
     privileges: tuple[str, ...] = ()  # capabilities that are added
     ports: tuple[int, ...] = ()  # published beside the guest's, whose server has no way to them
     is_confined: bool = True  # no capability of root, and no way to gain one
@@ -54,7 +55,7 @@ def container_spec(config: EnvConfig, *, probe: Callable[[], kvm.Kvm] = kvm.prob
     if config.docker_profile == "osworld":
         return _osworld(config, probe)
     size = (f"SCREEN_WIDTH={config.desktop_width}", f"SCREEN_HEIGHT={config.desktop_height}")
-    return _spec(config, image=DESKTOP_IMAGE, env=size)
+    return _spec(config, image=DESKTOP_IMAGE, env=size, disk_mb=config.docker_disk_mb)
 
 
 def _osworld(config: EnvConfig, probe: Callable[[], kvm.Kvm]) -> ContainerSpec:
@@ -109,6 +110,7 @@ def _spec(
     *,
     image: str,
     env: tuple[str, ...],
+    disk_mb: int = 0,
     volumes: tuple[str, ...] = (),
     devices: tuple[str, ...] = (),
     privileges: tuple[str, ...] = (),
@@ -128,6 +130,7 @@ def _spec(
         env=(*env, *config.docker_env),
         volumes=(*volumes, *config.docker_volumes),
         devices=(*devices, *config.docker_devices),
+        disk_mb=disk_mb,
         privileges=privileges,
         ports=ports,
         is_confined=is_confined,

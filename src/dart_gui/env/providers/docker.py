@@ -32,6 +32,7 @@ INSTALL = "pip install 'dart-gui[docker]'"
 ANSWER_S = 120.0  # of the daemon
 POLL_S = 0.2
 END_S = 30.0
+SMALL_MB = 16
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _LOCAL = ("unix://", "http+unix://", "tcp://127.0.0.1:", "tcp://localhost:")
 T = TypeVar("T")
@@ -69,7 +70,9 @@ class DockerProvider:
             await asyncio.to_thread(self._prepare)
 
     def warnings(self) -> list[str]:
-        found = [*self._spec.warnings, "no limit on what a desktop writes to the daemon's disk"]
+        found = list(self._spec.warnings)
+        if not self._spec.disk_mb:
+            found.append("no limit on what a desktop writes to the daemon's disk")
         if self._spec.network or self._is_podman:
             found.append("desktops reach each other over their network")
         return found
@@ -279,7 +282,19 @@ def container_options(spec: ContainerSpec, network: str) -> dict[str, Any]:
         "ports": {f"{port}/tcp": ("127.0.0.1", None) for port in (spec.guest_port, *spec.ports)},
         "log_config": {"Type": "json-file", "Config": {"max-size": "10m"}},
         **(confined if spec.is_confined else {}),
+        **(_in_memory(spec.disk_mb) if spec.disk_mb else {}),
     }
+
+
+def _in_memory(disk_mb: int) -> dict[str, Any]:
+    """All that can be written, so that it ends at a size, and the memory limit counts it.
+
+    The engines keep the rights that the folder has in the image, whatever mode is asked for.
+    """
+    sizes = {"/home": disk_mb, "/tmp": (disk_mb + 1) // 2, "/var/tmp": SMALL_MB, "/run": SMALL_MB}
+    options = "rw,exec,nosuid,nodev,mode=1777"
+    tmpfs = {path: f"{options},size={size}m" for path, size in sizes.items()}
+    return {"read_only": True, "tmpfs": tmpfs}
 
 
 def _await_removed(container: Any) -> None:
