@@ -74,8 +74,8 @@ def run_missing(plan: Plan, *, num_seeds: int, only: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--train-s", type=float, default=270.0, help="wall clock of training, s")
-    parser.add_argument("--eval-episodes", type=int, default=400)
+    parser.add_argument("--train-s", type=float, default=210.0, help="wall clock of training, s")
+    parser.add_argument("--eval-episodes", type=int, default=320)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pool-per-task", type=int, default=8)
     parser.add_argument("--arms", nargs="*", default=[], choices=[arm.name for arm in ARMS])

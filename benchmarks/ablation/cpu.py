@@ -10,6 +10,7 @@ from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 1.0
+SUPERVISOR = "supervisor"
 _MODULES = ("rollout", "runner", "trainer", "evaluator")
 
 
@@ -35,9 +36,15 @@ class CpuMeter:
 
     def _loop(self) -> None:
         while not self._stopped.wait(SAMPLE_S):
-            for pid, module in _tree(self._root, "supervisor").items():
+            for pid, module in _tree(self._root, SUPERVISOR).items():
                 with contextlib.suppress(OSError, IndexError):
-                    self._seconds[pid] = (module, _seconds(pid))
+                    self._count(pid, module, _seconds(pid))
+
+    def _count(self, pid: int, module: str, seconds: float) -> None:
+        # A process has its parent's command line until it runs its own program, and none once it has
+        # ended: what it was found to be by its own is what it is.
+        known, _ = self._seconds.get(pid, (SUPERVISOR, 0.0))
+        self._seconds[pid] = (known if module == SUPERVISOR else module, seconds)
 
 
 def _tree(root: int, module: str) -> dict[int, str]:

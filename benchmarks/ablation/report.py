@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,20 @@ from matplotlib.figure import Figure
 from benchmarks.ablation.arms import ARMS
 
 Result = dict[str, Any]
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45}  # two-sided, by degrees of freedom
-COMMAND = "PYTHONPATH=src .venv/bin/python -m benchmarks.ablation"
+# Two-sided, by degrees of freedom.
+T_95 = {
+    1: 12.71,
+    2: 4.30,
+    3: 3.18,
+    4: 2.78,
+    5: 2.57,
+    6: 2.45,
+    8: 2.31,
+    10: 2.23,
+    14: 2.14,
+    20: 2.09,
+}
+COMMAND = "make bench BENCH=ablation"
 
 
 def write_report(results: Path, out: Path) -> Path:
@@ -55,13 +67,28 @@ def rate(result: Result) -> float:
     return 100 * float(result["evaluation"]["success_rate"])
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half of the 95 % t interval; None with less than two values."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return mean, T_95.get(len(values) - 1, 2.0) * deviation / math.sqrt(len(values))
+def pooled_deviation(arms: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """Standard deviation between the seeds of an arm, from all arms together, and its degrees of
+    freedom: three seeds say little about their own spread, and chance is the same in every arm.
+
+    >>> pooled_deviation([[50.0, 52.0, 51.0], [40.0, 44.0]])
+    (1.8257418583505538, 3)
+    """
+    squares, freedom = 0.0, 0
+    for values in arms:
+        if values:
+            mean = sum(values) / len(values)
+            squares += sum((value - mean) ** 2 for value in values)
+            freedom += len(values) - 1
+    return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
+
+
+def half_interval(deviation: float, freedom: int, num_left: int, num_right: int) -> float | None:
+    """Half of the 95 % t interval of the difference of two means; None where nothing is repeated."""
+    if freedom == 0:
+        return None
+    quantile = T_95[max(known for known in T_95 if known <= freedom)]
+    return quantile * deviation * math.sqrt(1 / num_left + 1 / num_right)
 
 
 def introduction(found: Mapping[str, Sequence[Result]], results: Path) -> str:
@@ -88,25 +115,34 @@ def introduction(found: Mapping[str, Sequence[Result]], results: Path) -> str:
 
 
 def success_table(found: Mapping[str, Sequence[Result]]) -> str:
-    """Per arm mean and spread, and the difference to ``all`` paired by seed."""
-    reference = {trial["seed"]: rate(trial) for trial in found["all"]}
+    """Per arm mean and seeds, and its difference to ``all``."""
+    arms = {name: [rate(trial) for trial in trials] for name, trials in found.items() if trials}
+    deviation, freedom = pooled_deviation(arms.values())
     lines = [
         "| arm | success, % (each seed) | mean | all minus arm, points (95 % interval) | reading |",
         "|---|---|---:|---:|---|",
     ]
-    for name, trials in found.items():
-        if not trials:
-            continue
-        rates = [rate(trial) for trial in trials]
-        shared = [reference[t["seed"]] - rate(t) for t in trials if t["seed"] in reference]
+    for name, rates in arms.items():
         difference, reading = "-", ""
-        if name != "all" and shared:
-            mean, half = mean_and_interval(shared)
+        if name != "all" and "all" in arms:
+            mean = float(np.mean(arms["all"]) - np.mean(rates))
+            half = half_interval(deviation, freedom, len(arms["all"]), len(rates))
             difference = f"{mean:+.1f}" + ("" if half is None else f" ± {half:.1f}")
             reading = verdict(mean, half)
         cells = [", ".join(f"{r:.1f}" for r in rates), f"{np.mean(rates):.1f}"]
         lines.append(f"| {name} | " + " | ".join([*cells, difference, reading]) + " |")
-    return "\n".join(lines)
+    table = "\n".join(lines)
+    return f"{table}\n\n{_spread(arms, deviation)}" if freedom else table
+
+
+def _spread(arms: Mapping[str, Sequence[float]], deviation: float) -> str:
+    means = [float(np.mean(rates)) for rates in arms.values()]
+    return (
+        f"Between seeds of one arm the standard deviation is {deviation:.1f} points (from all arms "
+        f"together; the intervals are made of it); the means of the arms lie {min(means):.1f} to "
+        f"{max(means):.1f}. Six comparisons are made, so about one in four such tables shows an "
+        "effect by chance alone."
+    )
 
 
 def verdict(mean: float, half: float | None) -> str:
@@ -144,12 +180,25 @@ def work_table(found: Mapping[str, Sequence[Result]]) -> str:
 
 
 def cpu_table(found: Mapping[str, Sequence[Result]]) -> str:
-    modules = sorted({m for arm in found.values() for trial in arm for m in trial["cpu_s"]})
-    lines = ["| arm | " + " | ".join(modules) + " |", "|---|" + "---:|" * len(modules)]
-    for name, trials in found.items():
-        if trials:
-            cells = [_shown([trial["cpu_s"].get(m, 0.0) for trial in trials]) for m in modules]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    """Means over the trials in which every module was told apart; the sum over all of them."""
+    trials_of = {name: trials for name, trials in found.items() if trials}
+    modules = sorted(
+        {m for trials in trials_of.values() for trial in trials for m in trial["cpu_s"]}
+    )
+    lines = ["| arm | " + " | ".join(modules) + " | all |", "|---|" + "---:|" * (len(modules) + 1)]
+    num_left_out = 0
+    for name, trials in trials_of.items():
+        whole = [trial["cpu_s"] for trial in trials if set(modules) <= set(trial["cpu_s"])]
+        num_left_out += len(trials) - len(whole)
+        cells = [_shown([cpu[m] for cpu in whole]) for m in modules]
+        cells.append(_shown([sum(trial["cpu_s"].values()) for trial in trials]))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if num_left_out:
+        lines += [
+            "",
+            f"In {num_left_out} trials a module had ended when it was last looked at, and its seconds "
+            "were counted for another one: they are in the sums only.",
+        ]
     return "\n".join(lines)
 
 

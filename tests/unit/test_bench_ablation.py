@@ -10,7 +10,7 @@ import pytest
 from benchmarks.ablation import __main__ as ablation
 from benchmarks.ablation.arms import ARMS
 from benchmarks.ablation.cpu import CpuMeter, _tree
-from benchmarks.ablation.report import mean_and_interval, verdict, write_report
+from benchmarks.ablation.report import half_interval, pooled_deviation, verdict, write_report
 from benchmarks.ablation.trial import Plan, result_path, training_figures
 from dart_gui import config
 
@@ -65,6 +65,14 @@ def test_cpu_is_counted_for_a_module_and_what_it_starts():
     assert set(own.stop()) <= {"supervisor"}
 
 
+def test_a_process_that_has_ended_stays_what_it_was():
+    meter = CpuMeter(os.getpid())
+    meter.stop()
+    for module, seconds in (("supervisor", 0.0), ("trainer", 7.0), ("supervisor", 9.0)):
+        meter._count(1, module, seconds)  # before its own program, as itself, as a zombie
+    assert meter.stop() == {"trainer": 9.0}
+
+
 def test_a_trial_that_is_there_is_not_run_again(tmp_path, monkeypatch):
     plan = Plan(
         train_s=1.0,
@@ -115,10 +123,15 @@ def test_figures_of_a_run():
 
 
 def test_an_interval_by_hand():
-    # 2, 4, 6: standard deviation 2, t(2) = 4.30: 4.30 * 2 / sqrt(3)
-    mean, half = mean_and_interval([2.0, 4.0, 6.0])
-    assert (mean, half) == (4.0, pytest.approx(4.965, abs=1e-3))
-    assert mean_and_interval([2.0]) == (2.0, None)
+    # Squares 2 + 8 = 10 over 3 degrees of freedom; t(3) = 3.18: 3.18 * sqrt(10/3) * sqrt(1/3 + 1/2)
+    deviation, freedom = pooled_deviation([[50.0, 52.0, 51.0], [40.0, 44.0], [7.0], []])
+    assert (deviation, freedom) == (pytest.approx(1.8257, abs=1e-4), 3)
+    assert half_interval(deviation, freedom, 3, 2) == pytest.approx(5.300, abs=1e-3)
+    assert half_interval(1.0, 18, 3, 3) == pytest.approx(
+        2.14 * (2 / 3) ** 0.5
+    )  # 14: wider, not less
+    assert pooled_deviation([[2.0]]) == (0.0, 0)
+    assert half_interval(0.0, 0, 1, 1) is None
     assert verdict(4.0, 4.9) == "no effect shown"
     assert verdict(-5.0, 4.9) == "hurts here"
 
@@ -133,9 +146,9 @@ def test_the_report_says_what_the_results_say(tmp_path):
     (results / "before.json").write_text(json.dumps({"success_rate": 0.31}))
     text = write_report(results, tmp_path / "out").read_text()
     assert "Before training the success is 31.0 %." in text
-    assert "| all-but-step | 40.0, 42.0, 41.0 | 41.0 | +10.0 ± 0.0 | helps here |" in text
+    assert "| all-but-step | 40.0, 42.0, 41.0 | 41.0 | +10.0 ± 2.3 | helps here |" in text
     assert "| all | 101 | " not in text.split("## CPU seconds")[0]
-    assert "| all | 50 | 101 |" in text  # browser, trainer
+    assert "| all | 50 | 101 | 151 |" in text  # browser, trainer, together
     assert (tmp_path / "out" / "ablation-success.png").is_file()
 
 
