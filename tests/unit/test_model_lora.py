@@ -97,6 +97,11 @@ def test_a_new_adapter_changes_nothing(base_logprobs, tmp_path):
     assert torch.equal(logprobs(policy), base_logprobs)
     policy.save(tmp_path / "new")
     assert changes_nothing(tmp_path / "new")
+    outgoing = policy.text.layers[0].self_attn.o_proj.lora_B["default"].weight
+    for value, nothing in ((-0.0, True), (1e-30, False)):
+        outgoing.data[0, 0] = value
+        policy.save(tmp_path / str(value))
+        assert changes_nothing(tmp_path / str(value)) == nothing
 
 
 def test_an_adapter_adds_alpha_by_r_of_b_a_to_a_weight():

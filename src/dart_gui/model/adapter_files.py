@@ -10,10 +10,13 @@ its base: the path in peft's ``base_model_name_or_path``, the digest of its weig
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dart_gui.errors import ConfigError, DataError, boundary
 from dart_gui.model.folder import ADAPTER_CONFIG, base_of, check_model_folder
@@ -118,7 +121,9 @@ def changes_nothing(folder: Path) -> bool:
             if ".lora_B." in name:
                 begin, end = facts["data_offsets"]
                 file.seek(8 + header_bytes + begin)
-                if file.read(end - begin).strip(b"\0"):
+                width = (end - begin) // math.prod(facts["shape"])
+                values = np.frombuffer(file.read(end - begin), dtype=f"<u{width}")
+                if (values << 1).any():  # without the sign: there is a -0, too
                     return False
     return True
 
