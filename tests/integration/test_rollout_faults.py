@@ -51,7 +51,7 @@ async def test_a_worker_that_answers_nonsense_is_given_up_and_its_requests_answe
         slots = service.fleet.slots
         nonsense = [WorkerAnswer(200, b"<html>", 0), WorkerAnswer(200, b'{"id":"x"}', 7)]
 
-        async def garbled(request, images):
+        async def garbled(request, images, *, abortable):
             await asyncio.sleep(0)
             nonsense.reverse()
             return nonsense[0]
