@@ -7,6 +7,7 @@ is put back at the end, or after a kill at the next start. Plain standard librar
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -40,6 +41,7 @@ NETAVARK = (Path("/usr/lib/podman/netavark"), Path("/usr/libexec/podman/netavark
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 START_S, END_S, STEP_S = 60, 30, 2400
 MIN_DISK_GB = 4.0
+MACHINE_LOCK = Path("/run/lock/dart-container-engine")
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 # Podman would raise both limits, which takes a capability root of a container lacks. Locks are files,
 # as the default is one piece of shared memory for the machine. No events: there may be no journald.
@@ -198,17 +200,19 @@ def ours(
     answers: Callable[[], bool],
 ) -> Iterator[None]:
     before = state / "before.json"
-    put_back(before)  # what one of ours left that was killed
-    before.write_text(json.dumps(network_state()))
-    process = start_daemon(command, folder / "log", engine.environment)
-    try:
-        await_daemon(answers, process, folder / "log")
-        remove_left(engine)
-        yield
-        remove_left(engine)
-    finally:
-        end_daemon(process, (folder, state))
-        put_back(before)
+    with MACHINE_LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time: else each would undo what another needs
+        put_back(before)  # what one of ours left that was killed
+        before.write_text(json.dumps(network_state()))
+        process = start_daemon(command, folder / "log", engine.environment)
+        try:
+            await_daemon(answers, process, folder / "log")
+            remove_left(engine)
+            yield
+            remove_left(engine)
+        finally:
+            end_daemon(process, (folder, state))
+            put_back(before)
 
 
 def start_daemon(
