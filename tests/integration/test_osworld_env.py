@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -176,6 +178,7 @@ async def test_tabs_of_a_real_chromium(client: GuestClient, tmp_path: Path) -> N
         "data:text/html,first",
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # Debian's command is a script around the browser
     )
     try:
         async with asyncio.timeout(120):
@@ -188,7 +191,7 @@ async def test_tabs_of_a_real_chromium(client: GuestClient, tmp_path: Path) -> N
         await chrome.close_tabs(client, [pages[0], "http://not.there/"], ports=[port])
         assert await urls_of(port) == pages[1:]
     finally:
-        chromium.kill()
+        os.killpg(chromium.pid, signal.SIGKILL)
         await chromium.wait()
 
 
