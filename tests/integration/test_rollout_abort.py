@@ -2,34 +2,19 @@
 fake engine."""
 
 import asyncio
-import json
 
-from dart_gui.config import from_dict
 from dart_gui.rollout.client import RolloutClient
 from dart_gui.rollout.service import serve
-from dart_gui.types import SamplingParams, WeightsRef
+from dart_gui.types import WeightsRef
+from tests.fake_rollout import TOKEN, ask, config, folder
 
-TOKEN = "a-token-of-this-test"
 WAIT_S = 120
 FOREVER_S = 3600.0
 
 
-def folder(path, latency_s):
-    path.mkdir(exist_ok=True)
-    (path / "fake_engine.json").write_text(json.dumps({"latency_s": latency_s}))
-    return str(path)
-
-
-def config(model_path, **rollout):
-    settings = {"engine": "fake", "request_timeout_s": WAIT_S, "update_mode": "abort"}
-    tree = {"rollout": settings | rollout, "model": {"path": model_path}}
-    return from_dict(tree, source="test")
-
-
-async def ask(client, number):
-    messages = [{"role": "user", "content": f"request {number}"}]
-    sampling = SamplingParams(temperature=1.0, max_tokens=64, seed=number)
-    return await client.complete(messages, {}, sampling, trajectory_id=f"t{number % 7}")
+def aborting(model_path, **rollout):
+    settings = {"request_timeout_s": WAIT_S, "update_mode": "abort"}
+    return config(model_path, **settings | rollout)
 
 
 async def until(condition):
@@ -44,10 +29,10 @@ def assert_whole(completion):
 
 
 async def test_an_update_does_not_wait_for_replies_that_would_never_end(tmp_path):
-    slow = folder(tmp_path / "model", FOREVER_S)
-    quick = WeightsRef(policy_version=1, path=folder(tmp_path / "v1", 0.01))
+    slow = folder(tmp_path / "model", latency_s=FOREVER_S)
+    quick = WeightsRef(policy_version=1, path=folder(tmp_path / "v1", latency_s=0.01))
     async with (
-        serve(config(slow, num_workers=2), token=TOKEN) as service,
+        serve(aborting(slow, num_workers=2), token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=WAIT_S) as client,
     ):
         slots = service.fleet.slots
@@ -65,10 +50,10 @@ async def test_an_update_does_not_wait_for_replies_that_would_never_end(tmp_path
 
 
 async def test_a_lone_worker_answers_after_its_load(tmp_path):
-    slow = folder(tmp_path / "model", FOREVER_S)
-    quick = WeightsRef(policy_version=1, path=folder(tmp_path / "v1", 0.01))
+    slow = folder(tmp_path / "model", latency_s=FOREVER_S)
+    quick = WeightsRef(policy_version=1, path=folder(tmp_path / "v1", latency_s=0.01))
     async with (
-        serve(config(slow, num_workers=1), token=TOKEN) as service,
+        serve(aborting(slow, num_workers=1), token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=WAIT_S) as client,
     ):
         (slot,) = service.fleet.slots
@@ -81,9 +66,9 @@ async def test_a_lone_worker_answers_after_its_load(tmp_path):
 
 
 async def test_weights_that_are_refused_cost_the_aborted_requests_nothing_but_time(tmp_path):
-    model = folder(tmp_path / "model", 0.2)
+    model = folder(tmp_path / "model", latency_s=0.2)
     async with (
-        serve(config(model, num_workers=1), token=TOKEN) as service,
+        serve(aborting(model, num_workers=1), token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=WAIT_S) as client,
     ):
         (slot,) = service.fleet.slots
@@ -97,7 +82,7 @@ async def test_weights_that_are_refused_cost_the_aborted_requests_nothing_but_ti
 
 async def test_updates_one_after_the_other_under_load_lose_nothing(tmp_path):
     last, num_workers = 5, 3
-    model = folder(tmp_path / "model", 0.05)
+    model = folder(tmp_path / "model", latency_s=0.05)
     completions, stop = [], asyncio.Event()
 
     async def ask_on(client, number):
@@ -106,13 +91,13 @@ async def test_updates_one_after_the_other_under_load_lose_nothing(tmp_path):
             number += 100
 
     async with (
-        serve(config(model, num_workers=num_workers), token=TOKEN) as service,
+        serve(aborting(model, num_workers=num_workers), token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=WAIT_S) as client,
     ):
         slots = service.fleet.slots
         clients = [asyncio.create_task(ask_on(client, number)) for number in range(12)]
         for version in range(1, last + 1):
-            path = folder(tmp_path / f"v{version}", 0.05)
+            path = folder(tmp_path / f"v{version}", latency_s=0.05)
             await client.publish(WeightsRef(policy_version=version, path=path))
             await until(lambda v=version: all(slot.policy_version == v for slot in slots))
             num_before = len(completions)
@@ -131,9 +116,9 @@ async def test_updates_one_after_the_other_under_load_lose_nothing(tmp_path):
 
 async def test_a_caller_who_went_away_frees_the_engine(tmp_path):
     """Else a drained update would wait for an answer that nobody wants."""
-    slow = folder(tmp_path / "model", FOREVER_S)
-    quick = WeightsRef(policy_version=1, path=folder(tmp_path / "v1", 0.01))
-    drained = config(slow, num_workers=1, update_mode="drain")
+    slow = folder(tmp_path / "model", latency_s=FOREVER_S)
+    quick = WeightsRef(policy_version=1, path=folder(tmp_path / "v1", latency_s=0.01))
+    drained = aborting(slow, num_workers=1, update_mode="drain")
     async with (
         serve(drained, token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=WAIT_S) as client,

@@ -3,36 +3,15 @@
 Deaths, stalls and restarts are in test_rollout_update and test_rollout_process."""
 
 import asyncio
-import json
 
 import pytest
 
-from dart_gui.config import from_dict
 from dart_gui.errors import PolicyError
 from dart_gui.rollout.client import RolloutClient
 from dart_gui.rollout.service import serve
 from dart_gui.rollout.worker_process import WorkerAnswer
-from dart_gui.types import SamplingParams, WeightsRef
-
-TOKEN = "a-token-of-this-test"
-
-
-def folder(path, **script):
-    path.mkdir(exist_ok=True)
-    (path / "fake_engine.json").write_text(json.dumps(script))
-    return str(path)
-
-
-def config(model_path, **rollout):
-    settings = {"engine": "fake", "num_workers": 2, "request_timeout_s": 30}
-    tree = {"rollout": settings | rollout, "model": {"path": model_path}}
-    return from_dict(tree, source="test")
-
-
-async def ask(client, number):
-    messages = [{"role": "user", "content": f"request {number}"}]
-    sampling = SamplingParams(temperature=1.0, max_tokens=64, seed=number)
-    return await client.complete(messages, {}, sampling, trajectory_id=f"t{number % 7}")
+from dart_gui.types import WeightsRef
+from tests.fake_rollout import TOKEN, ask, config, folder
 
 
 async def until(condition):

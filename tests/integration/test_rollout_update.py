@@ -1,39 +1,18 @@
 """Weights that change and workers that die while requests arrive; real processes, fake engine."""
 
 import asyncio
-import json
 import os
 import signal
 
 import aiohttp
 import pytest
 
-from dart_gui.config import from_dict
 from dart_gui.errors import PolicyError
 from dart_gui.rollout.client import RolloutClient
 from dart_gui.rollout.service import serve
 from dart_gui.rollout.states import WorkerState
-from dart_gui.types import SamplingParams, WeightsRef
-
-TOKEN = "a-token-of-this-test"
-
-
-def folder(path, **script):
-    path.mkdir(exist_ok=True)
-    (path / "fake_engine.json").write_text(json.dumps(script))
-    return str(path)
-
-
-def config(model_path, **rollout):
-    settings = {"engine": "fake", "num_workers": 2, "request_timeout_s": 30}
-    tree = {"rollout": settings | rollout, "model": {"path": model_path}}
-    return from_dict(tree, source="test")
-
-
-async def ask(client, number):
-    messages = [{"role": "user", "content": f"request {number}"}]
-    sampling = SamplingParams(temperature=1.0, max_tokens=64, seed=number)
-    return await client.complete(messages, {}, sampling, trajectory_id=f"t{number % 7}")
+from dart_gui.types import WeightsRef
+from tests.fake_rollout import TOKEN, ask, config, folder
 
 
 async def until(condition):
@@ -73,12 +52,36 @@ class Watch:
         return max(max(versions) - min(versions) for versions in self.versions if versions)
 
 
+class Answers:
+    """The versions of each worker's answers, in the order in which they come to the service. Beyond
+    it two answers on their way to their callers may overtake each other."""
+
+    def __init__(self, fleet):
+        self.versions = {}
+        for slot in fleet.slots:
+            self._listen(fleet.process(slot), self.versions.setdefault(slot.worker_id, []))
+
+    def _listen(self, process, versions):
+        generate = process.generate
+
+        async def heard(*args, **kwargs):
+            answer = await generate(*args, **kwargs)
+            versions.append(answer.policy_version)
+            return answer
+
+        process.generate = heard
+
+    def assert_no_worker_went_back(self):
+        for worker_id, versions in self.versions.items():
+            assert versions == sorted(versions), f"{worker_id} went back"
+            assert versions, f"{worker_id} answered nothing"
+
+
 class Load:
     """Clients that ask without a pause, until the context ends."""
 
     def __init__(self, client, num_clients):
         self.completions = []
-        self.newest = {}  # version by worker
         self._client = client
         self._num_clients = num_clients
         self._stop = asyncio.Event()
@@ -95,13 +98,7 @@ class Load:
 
     async def _ask_on(self, number):
         while not self._stop.is_set():
-            # Two answers that are on their way at once may come in either order.
-            known = dict(self.newest)
-            completion = await ask(self._client, number)
-            worker, version = completion.worker_id, completion.policy_version
-            assert version >= known.get(worker, 0), "a worker went back"
-            self.newest[worker] = max(version, self.newest.get(worker, 0))
-            self.completions.append(completion)
+            self.completions.append(await ask(self._client, number))
             number += 100
 
     def answered(self, version):
@@ -125,7 +122,7 @@ async def test_updates_under_load_lose_no_request_and_mix_no_versions(tmp_path, 
         serve(config(model, num_workers=num_workers), token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=30) as client,
     ):
-        watch = Watch(service.fleet.slots)
+        watch, answers = Watch(service.fleet.slots), Answers(service.fleet)
         async with Load(client, 6 * num_workers) as load:
             await until(load.answered(0))
             for version in range(1, 5):
@@ -139,6 +136,7 @@ async def test_updates_under_load_lose_no_request_and_mix_no_versions(tmp_path, 
         assert min(watch.num_serving) == num_workers - 1
         assert watch.skew <= 1
     assert_no_version_mixed(load.completions)
+    answers.assert_no_worker_went_back()
     assert {completion.policy_version for completion in load.completions} == {0, 1, 2, 3, 4}
 
 
@@ -154,18 +152,19 @@ async def test_a_trainer_that_publishes_faster_than_workers_load_does_not_spread
         serve(config(model, num_workers=num_workers), token=TOKEN) as service,
         RolloutClient(service.url, TOKEN, timeout_s=30) as client,
     ):
-        watch = Watch(service.fleet.slots)
+        watch, answers = Watch(service.fleet.slots), Answers(service.fleet)
         async with Load(client, 6 * num_workers) as load:
             for version in range(1, last + 1):
                 await client.publish(WeightsRef(policy_version=version, path=paths[version]))
-                answers = len(load.completions)
-                await until(more_than(load.completions, answers))
+                count = len(load.completions)
+                await until(more_than(load.completions, count))
             await until(serves(client, last))
         assert min(watch.num_serving) == num_workers - 1
         assert max(map(len, watch.versions)) == 2, "at most two versions in service"
         assert len(set().union(*watch.versions)) > 3, "updates went on while versions came"
         assert [slot.restarts for slot in service.fleet.slots] == [0] * num_workers
     assert_no_version_mixed(load.completions)
+    answers.assert_no_worker_went_back()
 
 
 def more_than(items, count):
