@@ -11,6 +11,7 @@ stopped. Trials are ordered seed by seed, so that a part of them compares all ar
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ def run_missing(plan: Plan, *, num_seeds: int, only: Sequence[str]) -> None:
     arms = [arm for arm in ARMS if not only or arm.name in only]
     trials = [(arm, seed) for seed in range(num_seeds) for arm in arms]
     missing = [trial for trial in trials if not result_path(plan, *trial).is_file()]
+    check_alike(plan, [result_path(plan, *trial) for trial in trials if trial not in missing])
     print(f"{len(trials) - len(missing)} of {len(trials)} trials are there already", flush=True)
     if not missing:
         return
@@ -70,6 +72,18 @@ def run_missing(plan: Plan, *, num_seeds: int, only: Sequence[str]) -> None:
             f"steps, {result['num_episodes']} episodes ({time.monotonic() - started:.0f} s)",
             flush=True,
         )
+
+
+def check_alike(plan: Plan, paths: Sequence[Path]) -> None:
+    """Exits where a result is of a trial of another length, which no arm may be compared with."""
+    for path in paths:
+        result = json.loads(path.read_text())
+        found = (result["train_s"], result["evaluation"]["num_episodes"])
+        if found != (plan.train_s, plan.eval_episodes):
+            raise SystemExit(
+                f"{path} is of a trial of {found[0]:g} s and {found[1]} episodes, and now they are of "
+                f"{plan.train_s:g} s and {plan.eval_episodes}: name another folder with --results"
+            )
 
 
 def _parser() -> argparse.ArgumentParser:

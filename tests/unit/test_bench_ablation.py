@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -75,8 +76,8 @@ def test_a_process_that_has_ended_stays_what_it_was():
 
 def test_a_trial_that_is_there_is_not_run_again(tmp_path, monkeypatch):
     plan = Plan(
-        train_s=1.0,
-        eval_episodes=4,
+        train_s=270.0,
+        eval_episodes=400,
         work=tmp_path / "work",
         results=tmp_path / "results",
         pool_per_task=1,
@@ -100,6 +101,23 @@ def test_a_trial_that_is_there_is_not_run_again(tmp_path, monkeypatch):
     run.clear()
     ablation.run_missing(plan, num_seeds=2, only=["none", "all"])
     assert run == [("all", 1)]  # none-0 was there, all-0 and none-1 are by now
+
+
+def test_trials_of_another_length_are_not_mixed_with_those_that_are_there(tmp_path):
+    plan = Plan(
+        train_s=270.0,
+        eval_episodes=400,
+        work=tmp_path,
+        results=tmp_path,
+        pool_per_task=1,
+        overrides=(),
+    )
+    path = result_path(plan, arm("none"), 0)
+    path.write_text(json.dumps(trial("none", 0, 0.5)))
+    ablation.check_alike(plan, [path])
+    for change in ({"train_s": 210.0}, {"eval_episodes": 320}):
+        with pytest.raises(SystemExit, match="270 s and 400 episodes"):
+            ablation.check_alike(replace(plan, **change), [path])
 
 
 def test_figures_of_a_run():
