@@ -13,7 +13,7 @@ class ByteCache(Generic[T]):
     """What was used least recently leaves first. The newest stays even where it alone exceeds the
     bound, because whoever has just put it is about to use it.
 
-    The bound is in bytes, not in things: a screenshot of 1920 x 1080 takes 70 times the memory of
+    The bound is in bytes, not in things: a screenshot of 1920 x 1080 takes fifty times the memory of
     one of MiniWoB++.
     """
 
@@ -41,6 +41,14 @@ class ByteCache(Generic[T]):
         thing = self._things.get(key)
         if thing is not None:
             self._things.move_to_end(key)
+        return thing
+
+    def get_or(self, key: str, make: Callable[[], T]) -> T:
+        """What is there under ``key``, else what ``make`` gives, which then is."""
+        thing = self.get(key)
+        if thing is None:
+            thing = make()
+            self.put(key, thing)
         return thing
 
     def clear(self) -> None:

@@ -27,6 +27,17 @@ def test_a_thing_beyond_the_bound_stays_until_the_next_one():
     assert cache.num_bytes == 1
 
 
+def test_what_is_not_there_is_made_once():
+    cache, made = ByteCache[bytes](10, len), []
+
+    def make() -> bytes:
+        made.append(1)
+        return b"1234"
+
+    assert cache.get_or("a", make) == cache.get_or("a", make) == b"1234"
+    assert (len(made), cache.num_bytes) == (1, 4)
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 9)), max_size=40))
 def test_the_cache_never_exceeds_its_bound_by_more_than_one_thing(puts):

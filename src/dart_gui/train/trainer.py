@@ -244,11 +244,7 @@ class Trainer:
 
     def pixels(self, name: str) -> Pixels:
         """The preprocessed screenshot of this hash."""
-        pixels = self._pixels.get(name)
-        if pixels is None:
-            pixels = self.policy.pixels(self._read_image(name))
-            self._pixels.put(name, pixels)
-        return pixels
+        return self._pixels.get_or(name, lambda: self.policy.pixels(self._read_image(name)))
 
 
 def _measure(

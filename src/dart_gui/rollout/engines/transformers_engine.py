@@ -233,11 +233,7 @@ class TransformersEngine:
         )
 
     def _image_pixels(self, name: str, png: bytes) -> Pixels:
-        pixels = self._pixels.get(name)
-        if pixels is None:
-            pixels = self._policy.pixels(png)
-            self._pixels.put(name, pixels)
-        return pixels
+        return self._pixels.get_or(name, lambda: self._policy.pixels(png))
 
     def _image_features(self, batch: Sequence[_Sequence]) -> dict[str, Tensor]:
         """Features of all images of the batch; each is encoded once per policy version."""
