@@ -11,7 +11,8 @@ from dart_gui.agent.registry import agent_class
 from dart_gui.config import Config
 from dart_gui.env.suites import absolute_suite, get_suite
 from dart_gui.errors import ConfigError, DartError, SetupError
-from dart_gui.model.folder import check_model_folder, is_adapter
+from dart_gui.model.adapter_files import check_trains_anew
+from dart_gui.model.folder import check_model_folder
 from dart_gui.registry import absolute as absolute_reference
 from dart_gui.rollout.engines.vllm_server import find_executable
 
@@ -93,12 +94,8 @@ def check_lora(config: Config, before: Config | None = None) -> None:
         ConfigError: an adapter would be trained on top of another one, or a run would go on with
             another kind of adapter.
     """
-    folder = Path(config.model.path)
-    if config.train.lora_rank and is_adapter(folder):
-        raise ConfigError(
-            f"train.lora_rank = {config.train.lora_rank} trains a new adapter, and model.path {folder} "
-            f"is one already: make a plain model of it with `dart-gui merge {folder} OUT`"
-        )
+    if config.train.lora_rank:
+        check_trains_anew(Path(config.model.path), config.train.lora_rank)
     for key in ("lora_rank", "lora_alpha", "lora_targets"):
         now = getattr(config.train, key)
         if before is not None and now != (then := getattr(before.train, key)):

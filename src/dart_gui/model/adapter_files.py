@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from dart_gui.errors import ConfigError, DataError, boundary
-from dart_gui.model.folder import ADAPTER_CONFIG, base_of, check_model_folder
-from dart_gui.model.weight_files import Shapes, file_shapes
+from dart_gui.model.folder import ADAPTER_CONFIG, base_of, check_model_folder, is_adapter
+from dart_gui.model.weight_files import Shapes, file_shapes, read_header
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_FILE = "dart_adapter.json"
@@ -95,6 +95,17 @@ def read_adapter(folder: Path) -> Adapter:
     return adapter
 
 
+def check_trains_anew(folder: Path, rank: int) -> None:
+    """Raises:
+    ConfigError: an adapter would be trained on top of the one in ``folder``.
+    """
+    if is_adapter(folder):
+        raise ConfigError(
+            f"train.lora_rank = {rank} trains a new adapter, and model.path {folder} is one already: "
+            f"make a plain model of it with `dart-gui merge {folder} OUT`"
+        )
+
+
 def check_base(adapter: Adapter, base_digest: str) -> None:
     """Raises:
     DataError: the adapter is of another base than the one with this digest.
@@ -114,13 +125,12 @@ def changes_nothing(folder: Path) -> bool:
         DataError: the file cannot be read.
     """
     path = folder / ADAPTER_WEIGHTS
+    tensors, data = read_header(path)
     with boundary(DataError, f"reading {path}"), path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(header_bytes))
-        for name, facts in header.items():
+        for name, facts in tensors.items():
             if ".lora_B." in name:
                 begin, end = facts["data_offsets"]
-                file.seek(8 + header_bytes + begin)
+                file.seek(data + begin)
                 width = (end - begin) // math.prod(facts["shape"])
                 values = np.frombuffer(file.read(end - begin), dtype=f"<u{width}")
                 if (values << 1).any():  # without the sign: there is a -0, too

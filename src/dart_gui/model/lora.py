@@ -8,20 +8,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
 
-from dart_gui.errors import ConfigError, DataError, boundary
+from dart_gui.errors import DataError
 from dart_gui.model.adapter_files import (
-    ADAPTER_WEIGHTS,
     BLOCK_OF,
     Adapter,
     check_base,
+    check_trains_anew,
     read_adapter,
     write_base,
 )
 from dart_gui.model.folder import is_adapter
+from dart_gui.model.merging import read_tensors
 from dart_gui.model.policy_model import PolicyModel
 from dart_gui.model.weight_files import sample_digest
 
@@ -47,11 +46,7 @@ class LoraPolicy(PolicyModel):
         device: str = "auto",
         dtype: str = "float32",
     ) -> None:
-        if is_adapter(folder):
-            raise ConfigError(
-                f"train.lora_rank = {rank} trains a new adapter, and model.path {folder} is one "
-                f"already: make a plain model of it with `dart-gui merge {folder} OUT`"
-            )
+        check_trains_anew(folder, rank)
         super().__init__(folder, device=device, dtype=dtype)
         self._rank, self._alpha, self._targets = rank, float(alpha), tuple(sorted(set(targets)))
         self._base_digest = sample_digest(folder)
@@ -76,11 +71,7 @@ class LoraPolicy(PolicyModel):
         adapter = read_adapter(folder)
         check_base(adapter, self._base_digest)
         self._check_settings(adapter)
-        with boundary(DataError, f"reading the adapter {folder}"):
-            tensors = load_file(folder / ADAPTER_WEIGHTS)
-        if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-            raise DataError(f"{folder} holds weights that are not finite")
-        set_peft_model_state_dict(self._peft, tensors)
+        set_peft_model_state_dict(self._peft, read_tensors(folder))
 
     def save(self, folder: Path) -> None:
         """Write an adapter folder, which peft's own loader takes too."""

@@ -58,11 +58,7 @@ def read_pairs(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     Raises:
         DataError: the file cannot be read, or a value is not finite.
     """
-    path = adapter.folder / ADAPTER_WEIGHTS
-    with boundary(DataError, f"reading {path}"):
-        tensors = {name: value.float() for name, value in load_file(path).items()}
-    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
-        raise DataError(f"{path} holds weights that are not finite")
+    tensors = {name: value.float() for name, value in read_tensors(adapter.folder).items()}
     modules = {name.rpartition(".lora_")[0] for name in tensors}
     return {
         module.removeprefix(PEFT_PREFIX): (
@@ -71,3 +67,17 @@ def read_pairs(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
         )
         for module in sorted(modules)
     }
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """An adapter's, by their names in the file.
+
+    Raises:
+        DataError: the file cannot be read, or a value is not finite.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    with boundary(DataError, f"reading {path}"):
+        tensors: dict[str, Tensor] = load_file(path)
+    if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
+        raise DataError(f"{path} holds weights that are not finite")
+    return tensors

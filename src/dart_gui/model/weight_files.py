@@ -76,6 +76,16 @@ def file_shapes(path: Path) -> Shapes:
     Raises:
         DataError: it is cut off or is not safetensors.
     """
+    return {name: tuple(facts["shape"]) for name, facts in read_header(path)[0].items()}
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """``dtype``, ``shape`` and ``data_offsets`` of each tensor of a safetensors file, and the byte at
+    which these offsets begin.
+
+    Raises:
+        DataError: the file is cut off or is not safetensors.
+    """
     with boundary(DataError, f"reading the header of {path}"):
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -84,10 +94,11 @@ def file_shapes(path: Path) -> Shapes:
                 raise DataError(f"{path} of {size} bytes is cut off, or not a safetensors file")
             header: dict[str, Any] = json.loads(file.read(header_bytes))
         tensors = {name: facts for name, facts in header.items() if name != "__metadata__"}
-        end = max((facts["data_offsets"][1] for facts in tensors.values()), default=0)
-        if size != 8 + header_bytes + end:
-            raise DataError(f"{path} has {size} bytes, its header says {8 + header_bytes + end}")
-        return {name: tuple(facts["shape"]) for name, facts in tensors.items()}
+        begin = 8 + header_bytes
+        end = begin + max((facts["data_offsets"][1] for facts in tensors.values()), default=0)
+        if size != end:
+            raise DataError(f"{path} has {size} bytes, its header says {end}")
+        return tensors, begin
 
 
 def _check_index(folder: Path, shapes: Shapes) -> None:
