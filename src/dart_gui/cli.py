@@ -186,21 +186,18 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from dart_gui import config as config_module
     from dart_gui.launch import merge
-    from dart_gui.launch.commands import only_run_dir
+    from dart_gui.launch.commands import runs_dir
 
-    runs_dir = config_module.load(None, only_run_dir(args.overrides)).run.dir
-    return merge.run(_console(), args.source, args.out, runs_dir, checkpoint=args.checkpoint)
+    where = runs_dir(args.overrides)
+    return merge.run(_console(), args.source, args.out, where, checkpoint=args.checkpoint)
 
 
 def _db(args: argparse.Namespace) -> int:
-    from dart_gui import config as config_module
     from dart_gui.launch import db_check, run_folder
-    from dart_gui.launch.commands import only_run_dir
+    from dart_gui.launch.commands import runs_dir
 
-    runs_dir = config_module.load(None, only_run_dir(args.overrides)).run.dir
-    folder = run_folder.find(args.run, runs_dir)
+    folder = run_folder.find(args.run, runs_dir(args.overrides))
     return db_check.run(_console(), folder, folder.load_config(), fast=args.fast)
 
 

@@ -66,8 +66,7 @@ def resume_training(
     console: Console, run: str, config_path: str | None, overrides: Sequence[str]
 ) -> int:
     """The run keeps its own configuration; overrides change it from here on."""
-    runs_dir = config_module.load(config_path, only_run_dir(overrides)).run.dir
-    folder = run_folder.find(run, runs_dir)
+    folder = run_folder.find(run, runs_dir(overrides, config_path))
     config = resolved(folder, overrides)
     preflight.check(config)
     LedgerView(folder, config).check()
@@ -103,8 +102,10 @@ def _how_to_train_on(folder: RunFolder, config: Config, stop: Stop | None) -> st
     return f"{reason}To train on, {what}: `{command} --{key}`."
 
 
-def only_run_dir(overrides: Sequence[str]) -> list[str]:
-    return [each for each in overrides if each.startswith("run.dir=")]
+def runs_dir(overrides: Sequence[str], config_path: str | None = None) -> str:
+    """Where the runs are; other overrides are of the run that is looked for."""
+    only = [each for each in overrides if each.startswith("run.dir=")]
+    return config_module.load(config_path, only).run.dir
 
 
 def resolved(folder: RunFolder, overrides: Sequence[str]) -> Config:
@@ -236,7 +237,7 @@ def _eval_title(event: Event) -> str:
 
 
 def run_report(console: Console, run: str, overrides: Sequence[str]) -> int:
-    folder = run_folder.find(run, config_module.load(None, only_run_dir(overrides)).run.dir)
+    folder = run_folder.find(run, runs_dir(overrides))
     console.print(f"report: {shown(write_report(folder, folder.load_config()))}", highlight=False)
     return 0
 

@@ -14,7 +14,7 @@ from dart_gui.config import Config
 from dart_gui.errors import ConfigError
 from dart_gui.files import write_whole
 from dart_gui.launch import pinned, preflight, run_folder
-from dart_gui.launch.commands import only_run_dir, print_evals, resolved, shown, supervision
+from dart_gui.launch.commands import print_evals, resolved, runs_dir, shown, supervision
 from dart_gui.launch.plan import EvalJob
 from dart_gui.launch.progress import MetricsTail
 from dart_gui.launch.run_folder import RunFolder
@@ -42,8 +42,7 @@ def choose_model(
                 f"--checkpoint {checkpoint} needs the run that it belongs to: --run latest"
             )
         return preflight.absolute(config_module.load(config_path, overrides)), 0
-    runs_dir = config_module.load(config_path, only_run_dir(overrides)).run.dir
-    folder = run_folder.find(run, runs_dir)
+    folder = run_folder.find(run, runs_dir(overrides, config_path))
     config = resolved(folder, overrides)
     if any(each.startswith("model.path=") for each in overrides):
         return config, 0
