@@ -41,7 +41,7 @@ NETAVARK = (Path("/usr/lib/podman/netavark"), Path("/usr/libexec/podman/netavark
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 START_S, END_S, STEP_S = 60, 30, 2400
 MIN_DISK_GB = 4.0
-MACHINE_LOCK = Path("/run/lock/dart-container-engine")
+MACHINE_LOCK = Path("/run/dart-container-engine.lock")
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 # Podman would raise both limits, which takes a capability root of a container lacks. Locks are files,
 # as the default is one piece of shared memory for the machine. No events: there may be no journald.

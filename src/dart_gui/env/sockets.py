@@ -19,10 +19,13 @@ def wants_socket(request: web.Request) -> bool:
 async def relay_socket(
     request: web.Request, session: aiohttp.ClientSession, url: str
 ) -> web.WebSocketResponse:
-    """Until one of the two ends it. Raises ``aiohttp.ClientError`` where ``url`` gives no socket."""
+    """Until one of the two ends it; the request's query goes along. Raises ``aiohttp.ClientError``
+    where ``url`` gives no socket."""
     # The session's limit is one on a request: a socket stays open.
     async with asyncio.timeout(OPEN_S) as opening:
-        async with session.ws_connect(url, max_msg_size=0, timeout=_CLOSE) as inner:
+        async with session.ws_connect(
+            url, params=request.query, max_msg_size=0, timeout=_CLOSE
+        ) as inner:
             opening.reschedule(None)
             outer = web.WebSocketResponse(max_msg_size=0)
             await outer.prepare(request)

@@ -89,7 +89,7 @@ class Door:
         port = int(request.match_info["port"])
         path = request.raw_path.removeprefix(f"/{self._secret}/{port}")
         if wants_socket(request):
-            return await self._relay_socket(request, port, path)
+            return await self._relay_socket(request, port, path.partition("?")[0])
         try:
             kept = ("Authorization", "Content-Type")
             answer = await self._client.relay_port(
