@@ -13,12 +13,14 @@ from dart_gui.config import from_dict
 from dart_gui.model.folder import read_token_facts
 from dart_gui.rollout.client import RolloutClient
 from dart_gui.rollout.service import serve
+from dart_gui.rollout.states import WorkerState
 from dart_gui.types import SamplingParams, WeightsRef
 
 pytestmark = pytest.mark.vllm
 TINY_AGENT = Path(__file__).resolve().parents[2] / "models" / "tiny-agent"
 TOKEN = "a-token-of-this-test"
 WAIT_S = 300
+LOADING = WorkerState.LOADING
 LONG = 900  # tokens; half a minute on two busy cores
 
 
@@ -100,7 +102,11 @@ async def test_a_long_reply_is_dropped_and_asked_for_anew(vllm_url, tmp_path):
             return await generated() > first + 60
 
         await until(under_way, "tokens of the old weights")
+        dropped = asyncio.Event()
+        slot.listeners.append(lambda: dropped.set() if slot.state is LOADING else None)
         await client.publish(weights)
+        await asyncio.wait_for(dropped.wait(), WAIT_S)
+        at_the_drop = await generated()
 
         async def updated():
             return slot.policy_version == 1
@@ -122,7 +128,7 @@ async def test_a_long_reply_is_dropped_and_asked_for_anew(vllm_url, tmp_path):
 
         await until(steady, "the end of what was generated")
         before = await generated()
-        assert before - first - sum(lengths) < LONG, "a dropped one went on to its end"
+        assert before - at_the_drop - sum(lengths) < LONG / 9, "a dropped one went on"
         reply = await ask(client, 7, 32)
 
         async def counted():
