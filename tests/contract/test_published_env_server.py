@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import pytest
 from aiohttp import web
 
 from dart_gui.compat.env_server import IDLE_TTL_S, PublishedRoutes
+from dart_gui.env.desktop.ports import SCREEN
 from dart_gui.env.providers.fake import FakeProvider, Fault
+from dart_gui.env.providers.protocol import Desktop
 from dart_gui.env.server.app import new_app
 from dart_gui.env.server.registry import Registry
 from dart_gui.env.server.service import EnvService
@@ -37,12 +39,18 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, forward_host: str = "127.0.0.1", faults: tuple[Fault, ...] = (Fault.NONE,)
+    folder: Path,
+    *,
+    forward_host: str = "127.0.0.1",
+    faults: tuple[Fault, ...] = (Fault.NONE,),
+    provider: FakeProvider | None = None,
+    keep: bool = False,
 ) -> AsyncIterator[Running]:
     async def never(_: float) -> None:
         await asyncio.Event().wait()
 
-    provider, clock = FakeProvider(folder / "d", faults=faults), FakeClock(1_000_000.0)
+    provider = provider or FakeProvider(folder / "d", faults=faults)
+    clock = FakeClock(1_000_000.0)
     service = EnvService(
         provider,
         Tokens([DART, OTHER, ROOT]),
@@ -62,8 +70,8 @@ async def serving(
         yield Running(service, provider, clock, f"http://127.0.0.1:{runner.addresses[0][1]}")
     finally:
         await runner.cleanup()
-        await service.stop()
-        assert await provider.find() == []
+        await service.stop(keep_desktops=keep)
+        assert keep or await provider.find() == []
 
 
 @pytest.fixture
@@ -301,6 +309,40 @@ async def test_a_port_admits_the_lessee_only(server: Running) -> None:
     async with aiohttp.ClientSession(connector=local) as stranger:
         with pytest.raises(aiohttp.ClientError):
             await stranger.get(f"http://127.0.0.1:{data['server_port']}/screenshot")
+
+
+async def test_ports_are_the_same_after_a_restart(tmp_path: Path) -> None:
+    """Who has the lease knows them by number, and hears nothing of the restart."""
+    provider = FakeProvider(tmp_path / "d")
+    async with serving(tmp_path, provider=provider, keep=True) as server:
+        data, taken = await start(server), await start(server)
+    squatter = await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", taken["server_port"]
+    )
+    async with serving(tmp_path, provider=provider) as server, aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{data['server_port']}/platform") as response:
+            assert response.status == 200
+        _, items = await call(server, "GET", "/emulators")
+        found = {item["emulator_id"]: item for item in items}
+        assert {name: found[data["emulator_id"]][name] for name in PORTS} == {
+            name: data[name] for name in PORTS
+        }
+        assert taken["emulator_id"] in found  # it lives on: its port cannot be had
+    squatter.close()
+
+
+async def test_a_screen_that_is_published_has_a_port_of_its_own(tmp_path: Path) -> None:
+    class Machines(FakeProvider):
+        async def create(self, desktop_id: str) -> Desktop:
+            made = await super().create(desktop_id)
+            ports = {SCREEN: "http://127.0.0.1:1"}
+            return replace(made, address=replace(made.address, ports=ports))
+
+    for provider, num_ports in ((FakeProvider, 3), (Machines, 4)):
+        async with serving(tmp_path, provider=provider(tmp_path / provider.__name__)) as server:
+            data = await start(server)
+            assert len({data[name] for name in PORTS}) == num_ports
+            assert (data["vnc_port"] == data["server_port"]) == (num_ports == 3)
 
 
 async def test_traffic_keeps_a_lease_that_has_no_heartbeat(server: Running) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -17,8 +19,11 @@ from dart_gui.env.osworld.door import Door
 from dart_gui.env.osworld.downloads import Downloads
 from dart_gui.env.osworld.evaluate import EvaluatorSettings, evaluate
 from dart_gui.env.osworld.tasks import OsworldTask, parse
+from dart_gui.env.providers.fake import FakeProvider
+from dart_gui.env.providers.protocol import Desktop
 from dart_gui.env.providers.xvfb import XvfbProvider
 from dart_gui.env.server.client import ServerSource
+from dart_gui.env.server.forward import Forwarder
 from tests.integration.test_env_server import ANN, serving
 
 pytestmark = [pytest.mark.desktop, pytest.mark.asyncio(loop_scope="module")]
@@ -97,6 +102,85 @@ async def test_a_program_is_asked_with_its_own_password(client: GuestClient, pla
         assert door.failure is None
 
 
+@asynccontextmanager
+async def forwarded(address: Address, port: int | None, *, alive: list[bool]) -> AsyncIterator[str]:
+    forwarder = Forwarder(address, port, admit="127.0.0.1", touch=lambda: alive[0])
+    number = await forwarder.start("127.0.0.1")
+    try:
+        yield f"http://127.0.0.1:{number}"
+    finally:
+        await forwarder.close()
+
+
+async def test_a_port_of_ones_own_leads_to_a_program_of_the_desktop(
+    desktop: Address, player: None
+) -> None:
+    """As published clients ask: without our route, and with the program's own password."""
+    known, alive = aiohttp.BasicAuth("", "password"), [True]
+    async with forwarded(desktop, VLC, alive=alive) as url:
+        assert await get(f"{url}/requests/status.xml", auth=known) == (
+            200,
+            "<root>/requests/status.xml</root>",
+        )
+        assert (await get(url))[0] == 401
+        alive[0] = False
+        with pytest.raises(aiohttp.ClientError):
+            await get(url, auth=known)
+
+
+async def test_a_port_where_nothing_listens_closes(desktop: Address) -> None:
+    for port in (CHROME, 22):  # no program yet; not for the outside
+        async with forwarded(desktop, port, alive=[True]) as url:
+            with pytest.raises(aiohttp.ClientError):
+                await get(url)
+
+
+async def test_a_desktop_that_is_named_by_a_url(desktop: Address, player: None) -> None:
+    """As a container is: both its guest server and its published ports."""
+    async with (
+        forwarded(desktop, None, alive=[True]) as guest,
+        forwarded(desktop, VLC, alive=[True]) as published,
+    ):
+        for address in (Address(url=guest), Address(url=guest, ports={VLC: published})):
+            async with forwarded(address, None, alive=[True]) as url:
+                assert (await get(f"{url}/platform"))[0] == 200
+            async with forwarded(address, VLC, alive=[True]) as url:
+                assert (await get(url, auth=aiohttp.BasicAuth("", "password")))[0] == 200
+
+
+async def test_a_lease_leads_to_a_published_port(
+    desktop: Address, player: None, tmp_path: Path
+) -> None:
+    """Of a guest that has no route to it, such as OSWorld's."""
+
+    class Published(FakeProvider):
+        async def create(self, desktop_id: str) -> Desktop:
+            ports = {VLC: published, CHROME: "http://127.0.0.1:1"}
+            made = await super().create(desktop_id)
+            return replace(made, address=Address(url=guest, ports=ports))
+
+    async with (
+        forwarded(desktop, None, alive=[True]) as guest,
+        forwarded(desktop, VLC, alive=[True]) as published,
+    ):
+        provider = Published(tmp_path / "d")
+        async with serving(tmp_path, provider=provider) as running:
+            source = ServerSource([running.url], ANN.token)
+            await source.start()
+            client = GuestClient((await source.take()).address)
+            known = {"Authorization": aiohttp.BasicAuth("", "password").encode()}
+            answer = await client.relay_port(VLC, "GET", "/a?b=c", headers=known)
+            assert (answer.status, answer.body, answer.is_port) == (
+                200,
+                b"<root>/a?b=c</root>",
+                True,
+            )
+            answer = await client.relay_port(CHROME, "GET", "/json", headers={})
+            assert (answer.status, answer.is_port) == (502, True)  # no fault of the desktop
+            await client.close()
+            await source.close()
+
+
 async def test_a_program_that_does_not_run_is_no_failure_of_the_desktop(
     client: GuestClient,
 ) -> None:
@@ -136,6 +220,18 @@ async def test_chrome_is_driven_through_the_door(
         finally:
             await through.close()
             await source.close()
+
+
+@pytest.mark.browser
+async def test_chrome_is_driven_by_its_forwarded_port(desktop: Address, chrome: None) -> None:
+    from playwright.async_api import async_playwright
+
+    async with forwarded(desktop, CHROME, alive=[True]) as url, async_playwright() as playwright:
+        browser = await playwright.chromium.connect_over_cdp(url)
+        pages = [page for context in browser.contexts for page in context.pages]
+        assert [await page.title() for page in pages] == ["Shown"]
+        assert await pages[0].evaluate("'x'.repeat(5_000_000).length") == 5_000_000
+        await browser.close()
 
 
 async def titles(client: GuestClient) -> list[str]:

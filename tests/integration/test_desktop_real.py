@@ -110,6 +110,13 @@ async def test_grabs_go_through_shared_memory(client: GuestClient) -> None:
     assert min(times) < 5
 
 
+async def test_there_is_a_python_for_published_clients(client: GuestClient) -> None:
+    """They say what to do by ``python -c ...``, and read its output."""
+    code = "import Xlib.display; print(Xlib.display.Display().screen().width_in_pixels)"
+    done = await client.execute(["python", "-c", code])
+    assert (done.returncode, done.output, done.error) == (0, "640\n", "")
+
+
 async def test_a_recording_is_a_film(client: GuestClient) -> None:
     if not shutil.which("ffmpeg"):
         with pytest.raises(EnvError, match="ffmpeg is not installed"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dart_gui.env.desktop import execute as module
-from dart_gui.env.desktop.execute import CommandError, Done, execute, launch
+from dart_gui.env.desktop.execute import CommandError, Done, Programs, execute
 
 
 async def run(command: str | list[str], *, shell: bool = False, timeout_s: float = 60) -> Done:
@@ -78,8 +78,12 @@ async def test_what_cannot_be_started_says_so(command: str | list[str]) -> None:
         await run(command)
 
 
-async def test_a_launched_program_stays() -> None:
-    pid = await launch(["sleep", "600"], shell=False, cwd="/")
-    os.kill(pid, 9)
+async def test_a_launched_program_stays_until_the_guest_ends() -> None:
+    programs = Programs()
+    pid = await programs.launch(["sleep", "600"], shell=False, cwd="/")
+    await programs.launch(["true"], shell=False, cwd="/")
+    assert is_running(pid)
     with pytest.raises(CommandError):
-        await launch(["no-such-program-here"], shell=False, cwd="/")
+        await programs.launch(["no-such-program-here"], shell=False, cwd="/")
+    await programs.close()
+    assert not is_running(pid)

@@ -6,8 +6,8 @@ administrator's all; ``/set_token_limit``, ``/cleanup``, ``/request_logs`` and, 
 caller's, ``/remove_all_containers`` demand an administrator's token, and none of them touches
 anything but this server's desktops.
 
-Published clients talk to the guest's port directly. That is opt-in: a port per lease that admits the
-lessee's address only, and whose traffic keeps the lease alive.
+Published clients talk to the guest's ports directly. That is opt-in: ports per lease that admit the
+lessee's address only, and whose traffic keeps the lease alive. They are the same after a restart.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 
 from aiohttp import web
 
+from dart_gui.compat.lease_ports import LeasePorts, published_ports
 from dart_gui.env.server.app import OWN_TOKENS, TOKEN, Handler, given_secret
-from dart_gui.env.server.forward import Forwarder
 from dart_gui.env.server.leases import Lease, LeaseState, QuotaError, UnknownLeaseError
 from dart_gui.env.server.service import EnvService
 from dart_gui.env.server.tokens import Token
@@ -42,7 +42,7 @@ class PublishedRoutes:
         self._service = service
         self._forward_host = forward_host
         self._clock = clock
-        self._forwarders: dict[str, tuple[Forwarder, int]] = {}
+        self._ports = LeasePorts(service, host=forward_host)
         self._log: deque[dict[str, Any]] = deque(maxlen=MAX_LOG)
 
     def add_to(self, app: web.Application) -> None:
@@ -68,6 +68,7 @@ class PublishedRoutes:
         for method, path, handler in routes:
             for prefix in ("", "/t/{secret}"):
                 app.router.add_route(method, prefix + path, self._published(handler))
+        app.on_startup.append(self._reopen)
         app.on_cleanup.append(self._close)
 
     def _published(self, handler: Handler) -> Handler:
@@ -83,7 +84,7 @@ class PublishedRoutes:
                 return answer(403, "Unknown or unauthorized token")
             try:
                 self._note(request)
-                await self._close_ports_of_the_ended()
+                await self._ports.close_ended()
                 return await handler(request)
             except QuotaError as error:
                 name = request[TOKEN].name
@@ -131,14 +132,18 @@ class PublishedRoutes:
                 raise TimeoutError(text)
             if request.transport is None:  # else it and its quota would stay until they are idle
                 raise TimeoutError("the client did not wait for it")
-            await self._forward(lease, token)
-        except TimeoutError as error:
-            await self._service.release(lease.lease_id, token)
+            lease = await self._ports.open(lease)
+        except OSError as error:  # TimeoutError too
+            await self._release(lease, token)
             return answer(500, f"Failed to start emulator: {error}")
         except BaseException:  # a client that went away must not keep the desktop
-            await self._service.release(lease.lease_id, token)
+            await self._release(lease, token)
             raise
-        data = {"emulator_id": lease.lease_id, **self._ports(lease), "token": secret_of(request)}
+        data = {
+            "emulator_id": lease.lease_id,
+            **published_ports(lease),
+            "token": secret_of(request),
+        }
         return answer(0, "Emulator started successfully", data=data)
 
     async def _stop(self, request: web.Request) -> web.Response:
@@ -304,7 +309,7 @@ class PublishedRoutes:
         return {
             "emulator_id": lease.lease_id,
             "token": shown,
-            **self._ports(lease),
+            **published_ports(lease),
             "start_time": datetime.fromtimestamp(lease.created_at, UTC).isoformat(),
             "duration_minutes": (self._clock() - lease.created_at) / 60,
             "container_id": lease.desktop_id or None,
@@ -320,41 +325,15 @@ class PublishedRoutes:
             resources |= dict.fromkeys(unknown) | dict.fromkeys(counters, 0)
         return self._describe(lease, request) | {"resources": resources}
 
-    def _ports(self, lease: Lease) -> dict[str, int]:
-        """A plain desktop serves the guest API alone. Published clients insist on four numbers that are
-        not 0, so the others name the same port."""
-        _, port = self._forwarders.get(lease.lease_id, (None, 0))
-        return dict.fromkeys(("vnc_port", "chromium_port", "vlc_port", "server_port"), port)
-
-    async def _forward(self, lease: Lease, token: Token) -> None:
-        desktop = self._service.desktop(lease.lease_id, token)
-
-        def touch() -> bool:
-            try:
-                self._service.heartbeat(lease.lease_id, token)
-            except UnknownLeaseError:
-                return False
-            return True
-
-        forwarder = Forwarder(desktop, host=self._forward_host, admit=lease.client, touch=touch)
-        self._forwarders[lease.lease_id] = (forwarder, await forwarder.start())
-
-    async def _close_ports_of_the_ended(self) -> None:
-        live = {lease.lease_id for lease in self._service.live()}
-        for lease_id in set(self._forwarders) - live:
-            forwarder, _ = self._forwarders.pop(lease_id)
-            await forwarder.close()
-
     async def _release(self, lease: Lease, token: Token) -> None:
-        forwarder, _ = self._forwarders.pop(lease.lease_id, (None, 0))
-        if forwarder is not None:
-            await forwarder.close()
+        await self._ports.close(lease.lease_id)
         await self._service.release(lease.lease_id, token)
 
+    async def _reopen(self, _: web.Application) -> None:
+        await self._ports.reopen()
+
     async def _close(self, _: web.Application) -> None:
-        for forwarder, _port in self._forwarders.values():
-            await forwarder.close()
-        self._forwarders.clear()
+        await self._ports.close_all()
 
 
 def answer(code: int, message: str, **more: Any) -> web.Response:

@@ -43,6 +43,18 @@ class Address:
     headers: Mapping[str, str] | None = None
     ports: Mapping[int, str] = field(default_factory=dict)
 
+    def published_port(self, route: str) -> int | None:
+        """That ``route`` leads to (``/port/PORT/...``); None where it is one for the guest server."""
+        named = (port for port in self.ports if route.startswith(f"/port/{port}/"))
+        return next(named, None)
+
+    def url_of(self, route: str) -> str:
+        """``route`` begins with a slash."""
+        port = self.published_port(route)
+        if port is None:
+            return self.url + route
+        return self.ports[port] + route.removeprefix(f"/port/{port}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screenshot:
@@ -238,7 +250,7 @@ class GuestClient:
         self, port: int, request: web.Request, path: str
     ) -> web.StreamResponse:
         """A web socket to a program of the desktop, until it ends. Raises ``aiohttp.ClientError``."""
-        return await relay_socket(request, self._open(), self._url(f"/port/{port}{path}"))
+        return await relay_socket(request, self._open(), self.address.url_of(f"/port/{port}{path}"))
 
     async def wait(
         self,
@@ -342,7 +354,7 @@ class GuestClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         # One deadline over connecting, the answer and its body: a guest may stall in each.
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        url = self._url(route)
+        url = self.address.url_of(route)
         try:
             async with self._open().request(method, url, timeout=timeout, **kwargs) as response:
                 if accept is not None and response.status not in accept:
@@ -360,12 +372,6 @@ class GuestClient:
                 f"{self._what} cannot be reached for {method} {route}: "
                 f"{type(error).__name__}: {error}"
             ) from None
-
-    def _url(self, route: str) -> str:
-        for port, url in self.address.ports.items():
-            if route.startswith(f"/port/{port}/"):
-                return url + route.removeprefix(f"/port/{port}")
-        return self.address.url + route
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -76,23 +76,43 @@ async def execute(
     )
 
 
-async def launch(command: str | Sequence[str], *, shell: bool, cwd: str) -> int:
-    """Start a program that stays; its process id.
+class Programs:
+    """What is started to stay, and ends with ``close`` at the latest."""
 
-    Raises:
-        CommandError: there is no such program, or it may not be run.
-    """
-    argv = _argv(command, shell=shell)
-    with _starting(argv):
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=cwd,
-            start_new_session=True,
-        )
-    return process.pid
+    def __init__(self) -> None:
+        self._running: set[asyncio.subprocess.Process] = set()
+        self._waits: set[asyncio.Task[None]] = set()
+
+    async def launch(self, command: str | Sequence[str], *, shell: bool, cwd: str) -> int:
+        """Start a program; its process id.
+
+        Raises:
+            CommandError: there is no such program, or it may not be run.
+        """
+        argv = _argv(command, shell=shell)
+        with _starting(argv):
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        self._running.add(process)
+        wait = asyncio.create_task(self._until_ended(process))
+        self._waits.add(wait)
+        wait.add_done_callback(self._waits.discard)
+        return process.pid
+
+    async def close(self) -> None:
+        for process in self._running:
+            _kill_group(process.pid)
+        await asyncio.gather(*self._waits)
+
+    async def _until_ended(self, process: asyncio.subprocess.Process) -> None:
+        await process.wait()
+        self._running.discard(process)
 
 
 class _Collector(asyncio.SubprocessProtocol):

@@ -1,5 +1,5 @@
 """Ports of programs in the desktop, for OSWorld's getters outside: ``/port/PORT/PATH`` is what
-``http://127.0.0.1:PORT/PATH`` is in the desktop, web sockets included."""
+``http://127.0.0.1:PORT/PATH`` is in it, web sockets included; ``/tunnel/PORT`` is a connection to it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
+from dart_gui.env.desktop import tunnel
 from dart_gui.env.desktop.guest import GuestError
 from dart_gui.env.desktop.ports import AUTHORIZATION, CHROME, MARK, VLC
 from dart_gui.env.sockets import relay_socket, wants_socket
@@ -19,6 +20,7 @@ SESSION = web.AppKey("ports", aiohttp.ClientSession)
 def add_routes(app: web.Application) -> None:
     app.cleanup_ctx.append(_session)
     app.router.add_route("*", "/port/{port}/{path:.*}", _port)
+    app.router.add_get("/tunnel/{port}", _tunnel)
 
 
 async def _session(app: web.Application) -> AsyncIterator[None]:
@@ -29,9 +31,7 @@ async def _session(app: web.Application) -> AsyncIterator[None]:
 
 async def _port(request: web.Request) -> web.StreamResponse:
     """502 where nothing listens there."""
-    port, path = request.match_info["port"], request.match_info["path"]
-    if port not in (str(CHROME), str(VLC)):
-        raise GuestError(403, f"port {port} is not for the outside")
+    port, path = _admitted(request), request.match_info["path"]
     session = request.app[SESSION]
     url = f"http://127.0.0.1:{port}/{path}"
     given = {
@@ -51,5 +51,26 @@ async def _port(request: web.Request) -> web.StreamResponse:
             kind = {"Content-Type": answer.headers.get("Content-Type", "text/plain"), MARK: port}
             return web.Response(status=answer.status, body=await answer.read(), headers=kind)
     except (aiohttp.ClientError, TimeoutError) as error:
-        text = f"port {port} of the desktop: {type(error).__name__}: {error}"
-        return web.Response(status=502, text=text, headers={MARK: port})
+        return _unreachable(port, error)
+
+
+async def _tunnel(request: web.Request) -> web.StreamResponse:
+    port = _admitted(request)
+    if not wants_socket(request):
+        raise GuestError(400, "a tunnel is a web socket")
+    try:
+        return await tunnel.serve(request, int(port))
+    except OSError as error:
+        return _unreachable(port, error)
+
+
+def _admitted(request: web.Request) -> str:
+    port = request.match_info["port"]
+    if port not in (str(CHROME), str(VLC)):
+        raise GuestError(403, f"port {port} is not for the outside")
+    return port
+
+
+def _unreachable(port: str, error: Exception) -> web.Response:
+    text = f"port {port} of the desktop: {type(error).__name__}: {error}"
+    return web.Response(status=502, text=text, headers={MARK: port})

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from dart_gui.env.desktop.execute import Done, execute, launch
+from dart_gui.env.desktop.execute import Done, Programs, execute
 from dart_gui.env.desktop.guest import GUEST, Guest, GuestError, read_object
 from dart_gui.env.desktop.guest_files import expand
 from dart_gui.env.desktop.screen import WindowQuery
@@ -25,13 +25,16 @@ VERIFY_S = 10.0
 OPEN_S = 60.0
 ACCESSIBILITY_S = 60.0
 RECORDING_FPS = 15
+PROGRAMS = web.AppKey("programs", Programs)
 RECORDER = web.AppKey("recorder", dict[str, asyncio.subprocess.Process])
 _RECORDING = Path("/tmp/recording.mp4")
 _TREE = Path(__file__).with_name("accessibility.py")
 
 
 def add_routes(app: web.Application) -> None:
+    app[PROGRAMS] = Programs()
     app[RECORDER] = {}
+    app.on_cleanup.append(_end_programs)
     for prefix in ("", "/setup"):
         app.router.add_post(f"{prefix}/execute", _execute)
         app.router.add_post(f"{prefix}/execute_with_verification", _execute_verified)
@@ -43,6 +46,10 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/accessibility", _accessibility)
     app.router.add_post("/start_recording", _start_recording)
     app.router.add_post("/end_recording", _end_recording)
+
+
+async def _end_programs(app: web.Application) -> None:
+    await app[PROGRAMS].close()
 
 
 def _command(body: dict[str, Any]) -> str | list[str]:
@@ -112,7 +119,8 @@ async def _missing(guest: Guest, verification: dict[str, Any]) -> str:
 async def _launch(request: web.Request) -> web.Response:
     body = await read_object(request)
     command = _command(body)
-    await launch(command, shell=bool(body.get("shell")), cwd=str(request.app[GUEST].home))
+    cwd = str(request.app[GUEST].home)
+    await request.app[PROGRAMS].launch(command, shell=bool(body.get("shell")), cwd=cwd)
     text = command if isinstance(command, str) else " ".join(command)
     return web.Response(text=f"{text} launched successfully")
 
@@ -123,7 +131,8 @@ async def _open_file(request: web.Request) -> web.Response:
     path = expand(guest, (await read_object(request)).get("path"))
     if not path.exists():
         raise GuestError(404, f"there is no file {path}")
-    await launch(["xdg-open", str(path)], shell=False, cwd=str(guest.home))
+    programs = request.app[PROGRAMS]
+    await programs.launch(["xdg-open", str(path)], shell=False, cwd=str(guest.home))
     query = WindowQuery(name=path.stem)
     outcome = await guest.watcher.wait(Condition(window=query, timeout_s=OPEN_S))
     if not outcome.met:

@@ -12,9 +12,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
+import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -34,6 +37,7 @@ START_S = 60.0
 BACKGROUND = 0x3B5B7A
 HOME_TEMPLATE = Path(__file__).with_name("home")
 STOP_S = 2.0
+_LOCAL_FAMILY = 256  # of a display at a Unix socket, in Xauthority
 ENVIRON = {
     "LANG": "C.UTF-8",
     "LC_ALL": "C.UTF-8",
@@ -64,6 +68,7 @@ class Session:
         prepare_home(self._home)
         os.chdir(self._home)
         os.environ.update(ENVIRON, HOME=str(self._home))
+        provide_python()
         self._start_bus()
         self._server = server = self._start_x()
         screen = connect(
@@ -115,6 +120,7 @@ class Session:
         if not number:
             raise EnvError(f"Xvfb ended with {server.wait()} before it had a display")
         os.environ["DISPLAY"] = f":{number}"
+        (self._home / ".Xauthority").write_bytes(access_entry(socket.gethostname(), number))
         return server
 
     def _start_bus(self) -> None:
@@ -129,13 +135,32 @@ class Session:
         self._spawn(["dbus-daemon", "--session", "--nofork", "--nopidfile", address])
 
 
+def provide_python() -> None:
+    """Published clients act by ``python -c "import pyautogui ..."``: where the system has no such
+    command, it is our own interpreter, in whose environment that package can be installed."""
+    if shutil.which("python"):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="bin-"))
+    command = folder / "python"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    command.chmod(0o755)
+    os.environ["PATH"] += f":{folder}"
+
+
 def prepare_home(home: Path) -> None:
     """Copy what the template has and ``home`` lacks."""
     home.mkdir(parents=True, exist_ok=True)
     shutil.copytree(HOME_TEMPLATE, home, dirs_exist_ok=True)
-    (home / ".Xauthority").touch()  # some clients insist that there is one
     for name in ("Desktop", "Documents", "Downloads", "Pictures"):
         (home / name).mkdir(exist_ok=True)
+
+
+def access_entry(host: str, display: str) -> bytes:
+    """An entry of the file with the keys of displays. Our X server admits all of its desktop without one,
+    but python-xlib, on which pyautogui stands, warns on stdout where there is none for its display."""
+    fields = (host.encode(), display.encode(), b"MIT-MAGIC-COOKIE-1", secrets.token_bytes(16))
+    texts = b"".join(struct.pack(">H", len(field)) + field for field in fields)
+    return struct.pack(">H", _LOCAL_FAMILY) + texts
 
 
 async def serve(screen: XScreen, session: Session, *, sock: socket.socket, home: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dart_gui.config import EnvConfig
-from dart_gui.env.desktop.ports import CHROME, VLC
+from dart_gui.env.desktop.ports import CHROME, SCREEN, VLC
 from dart_gui.env.providers import kvm
 from dart_gui.errors import ConfigError, SetupError
 
@@ -86,7 +86,7 @@ def _osworld(config: EnvConfig, probe: Callable[[], kvm.Kvm]) -> ContainerSpec:
         volumes=(f"{disk.absolute()}:/System.qcow2:ro",),
         devices=() if missing else (str(kvm.DEVICE),),
         privileges=("NET_ADMIN",),
-        ports=(CHROME, VLC),
+        ports=(CHROME, VLC, SCREEN),
         is_confined=False,
         warnings=(warning,) if missing else (),
     )

@@ -20,6 +20,7 @@ from aiohttp import web
 from PIL import Image
 
 from dart_gui.env.desktop.client import Address
+from dart_gui.env.desktop.ports import AUTHORIZATION, MARK
 from dart_gui.env.server.leases import (
     MAX_TTL_S,
     MIN_TTL_S,
@@ -266,12 +267,17 @@ async def _dashboard(_: web.Request) -> web.Response:
 
 
 async def _guest(request: web.Request) -> web.StreamResponse:
-    """Hand a request on to the desktop's guest server, body and answer as they stream."""
+    """Hand a request on to the desktop's guest server, body and answer as they stream, or to a port
+    that the desktop publishes beside it."""
     lease_id = request.match_info["lease"]
-    desktop = request.app[SERVICE].desktop(lease_id, request[TOKEN])
-    session = _session(request.app, lease_id, desktop.address)
-    url = f"{desktop.address.url}/{request.match_info['path']}"
+    address = request.app[SERVICE].desktop(lease_id, request[TOKEN]).address
+    session = _session(request.app, lease_id, address)
+    route = f"/{request.match_info['path']}"
+    url, port = address.url_of(route), address.published_port(route)
     headers = {k: v for k, v in request.headers.items() if k.lower() not in _NOT_FORWARDED}
+    if port is not None and (given := headers.pop(AUTHORIZATION, None)):
+        headers["Authorization"] = given
+    mark = {} if port is None else {MARK: str(port)}
     body = request.content if request.body_exists else None
     try:
         if wants_socket(request):
@@ -280,16 +286,18 @@ async def _guest(request: web.Request) -> web.StreamResponse:
             request.method, url, params=request.query, headers=headers, data=body
         ) as answer:
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
-            response = web.StreamResponse(status=answer.status, headers=kept)
+            response = web.StreamResponse(status=answer.status, headers=kept | mark)
             await response.prepare(request)
             async for chunk in answer.content.iter_chunked(1 << 16):
                 await response.write(chunk)
             await response.write_eof()
             return response
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise EnvError(
-            f"the desktop of lease {lease_id} does not answer: {type(error).__name__}: {error}"
-        ) from None
+        text = f"{type(error).__name__}: {error}"
+        if port is not None:  # a program that does not run is no fault of the desktop
+            text = f"port {port} of the desktop: {text}"
+            return web.Response(status=502, text=text, headers=mark)
+        raise EnvError(f"the desktop of lease {lease_id} does not answer: {text}") from None
 
 
 def _session(app: web.Application, lease_id: str, address: Address) -> aiohttp.ClientSession:

@@ -1,4 +1,4 @@
-"""A TCP port per lease that leads to its guest server, for clients that insist on one."""
+"""A TCP port per lease and port of its desktop, for clients that insist on one."""
 
 from __future__ import annotations
 
@@ -6,30 +6,39 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from dart_gui.env.providers.protocol import Desktop
-
-_CHUNK = 1 << 16
+from dart_gui.env.desktop.client import Address
+from dart_gui.env.desktop.tunnel import StreamPipe, dial, join
 
 
 class Forwarder:
-    """Admits connections from one address only: the guest API itself asks for no token.
+    """Leads to ``port`` of a desktop, to its guest server for None. Admits connections from one address
+    only: what listens there asks for no token.
 
     ``touch`` is called for what passes, and ends the connection where it says False.
     """
 
     def __init__(
-        self, desktop: Desktop, *, host: str, admit: str, touch: Callable[[], bool]
+        self,
+        address: Address,
+        port: int | None,
+        *,
+        admit: str,
+        touch: Callable[[], bool],
     ) -> None:
-        self._desktop = desktop
-        self._host = host
+        self._address = address
+        self._port = port
         self._admit = admit
         self._touch = touch
         self._server: asyncio.Server | None = None
         self._pipes: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> int:
-        """The port that was chosen."""
-        self._server = await asyncio.start_server(self._serve, self._host, 0)
+    async def start(self, host: str, port: int = 0) -> int:
+        """The port that is listened on: ``port``, or for 0 one that is free.
+
+        Raises:
+            OSError: it is taken.
+        """
+        self._server = await asyncio.start_server(self._serve, host, port)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
@@ -45,25 +54,10 @@ class Forwarder:
         self._pipes.add(task)
         try:
             if writer.get_extra_info("peername")[0] == self._admit:
-                await self._connect(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass  # the desktop or the client went away
+                # The desktop or the client may go away, or nothing may listen there.
+                with contextlib.suppress(OSError, asyncio.CancelledError):
+                    async with dial(self._address, self._port) as inner:
+                        await join(StreamPipe(reader, writer), inner, goes_on=self._touch)
         finally:
             self._pipes.discard(task)
             writer.close()
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(
-            str(self._desktop.address.socket)
-        )
-        try:
-            await asyncio.gather(self._pump(reader, inner_writer), self._pump(inner_reader, writer))
-        finally:
-            inner_writer.close()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (chunk := await reader.read(_CHUNK)) and self._touch():
-            writer.write(chunk)
-            await writer.drain()
-        with contextlib.suppress(OSError):
-            writer.write_eof()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from dart_gui.errors import DartError
@@ -54,6 +54,7 @@ class Lease:
     reason: EndReason | None = None  # once ended
     message: str = ""  # what went wrong
     client: str = ""  # address that asked for it
+    ports: Mapping[str, int] = field(default_factory=dict)  # of ours that lead to its desktop
 
     @property
     def is_live(self) -> bool:
@@ -139,6 +140,10 @@ class LeaseTable:
         lease = self._move(lease_id, LeaseState.RUNNING)
         expires_at = self._clock() + lease.ttl_s
         return self._put(replace(lease, desktop_id=desktop_id, expires_at=expires_at))
+
+    def opened(self, lease_id: str, ports: Mapping[str, int]) -> Lease:
+        """Ports for it are open."""
+        return self._put(replace(self.get(lease_id), ports=dict(ports)))
 
     def heartbeat(self, lease_id: str) -> Lease:
         """Raises ``UnknownLeaseError`` for one that has ended: it does not come back."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from dart_gui.env.desktop.client import GuestClient
@@ -155,6 +155,12 @@ class EnvService:
         if lease_id not in self._desktops:
             raise UnknownLeaseError(f"the lease {lease_id} is {lease.state}, not running yet")
         return self._desktops[lease_id]
+
+    def remember_ports(self, lease_id: str, ports: Mapping[str, int]) -> Lease:
+        """For a server that is started again: who has the lease knows them by number."""
+        lease = self._table.opened(lease_id, ports)
+        self._save()
+        return lease
 
     async def release(self, lease_id: str, token: Token) -> Lease:
         lease = self.get(lease_id, token)
