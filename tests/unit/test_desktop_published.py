@@ -13,7 +13,14 @@ import pytest
 from PIL import Image
 
 from dart_gui.env.desktop import x11
-from dart_gui.env.desktop.published import CURSOR, MAX_KEYSYMS, PublishedGuest, program
+from dart_gui.env.desktop.published import (
+    CURSOR,
+    MAX_KEYSYMS,
+    PAUSES_S,
+    NoPictureError,
+    PublishedGuest,
+    program,
+)
 from dart_gui.env.desktop.strokes import strokes
 from dart_gui.env.desktop.watch import Condition
 from dart_gui.errors import EnvError
@@ -40,7 +47,9 @@ def picture(*dots: tuple[int, int, str]) -> bytes:
 class Guest:
     """Shows pictures in order, the last one from then on; answers commands in order likewise."""
 
-    def __init__(self, *answers: Ran | EnvError, shows: tuple[bytes, ...] = (picture(),)) -> None:
+    def __init__(
+        self, *answers: Ran | EnvError, shows: tuple[bytes | EnvError, ...] = (picture(),)
+    ) -> None:
         self._answers = answers or (Ran(),)
         self.shows = shows
         self.commands: list[list[str]] = []
@@ -49,7 +58,10 @@ class Guest:
 
     async def picture(self) -> bytes:
         self.num_looks += 1
-        return self.shows[min(self.num_looks, len(self.shows)) - 1]
+        shown = self.shows[min(self.num_looks, len(self.shows)) - 1]
+        if isinstance(shown, EnvError):
+            raise shown
+        return shown
 
     async def execute(self, command: list[str]) -> Ran:
         self.commands.append(command)
@@ -92,6 +104,19 @@ def test_the_program_needs_nothing_of_this_project() -> None:
     }
     assert {str(name).split(".")[0] for name in names} <= {*sys.stdlib_module_names, "Xlib"}
     assert program() == Path(x11.__file__).read_text(encoding="utf-8")
+
+
+async def test_a_picture_that_could_not_be_made_is_asked_for_again() -> None:
+    none = NoPictureError("the desktop answered GET /screenshot with 500")
+    guest = Guest(shows=(none, none, picture()))
+    assert await guest.published().screenshot() == picture()
+    guest = Guest(shows=(none,))
+    with pytest.raises(NoPictureError, match="with 500"):
+        await guest.published().screenshot()
+    assert guest.num_looks == len(PAUSES_S) + 1
+    guest = Guest(shows=(EnvError("did not answer within 30 s"), picture()))
+    with pytest.raises(EnvError, match="30 s"):
+        await guest.published().screenshot()
 
 
 async def test_a_long_text_is_several_runs_that_fit_in_an_argument() -> None:

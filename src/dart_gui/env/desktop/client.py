@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from dart_gui.env.desktop.ports import AUTHORIZATION, MARK
-from dart_gui.env.desktop.published import PublishedGuest, decode
+from dart_gui.env.desktop.published import NoPictureError, PublishedGuest, decode
 from dart_gui.env.desktop.screen import WindowQuery
 from dart_gui.env.desktop.watch import Condition
 from dart_gui.env.sockets import relay_socket
@@ -95,7 +94,7 @@ class GuestClient:
         self._session: aiohttp.ClientSession | None = None
         self._has_own_routes: bool | None = None  # None before it was asked
         self._published = PublishedGuest(
-            picture=partial(self._call, "GET", "/screenshot"),
+            picture=self._picture,
             execute=self.execute,
             size=self._screen_size,
         )
@@ -116,7 +115,7 @@ class GuestClient:
             self._has_own_routes, answer = response.status == 200, await response.read()
         if self._has_own_routes:
             return _object(answer, "/health")
-        frame = decode(await self._call("GET", "/screenshot", timeout_s=timeout_s))
+        frame = decode(await self._published.screenshot())
         return {"status": "ready", "width": frame.width, "height": frame.height}
 
     async def _is_published(self) -> bool:
@@ -138,6 +137,9 @@ class GuestClient:
             return await self._settled_by_published(
                 Condition(stable_s=stable_s, react_s=react_s, timeout_s=timeout_s)
             )
+        if self._has_own_routes is False:
+            png = await self._published.screenshot()
+            return Screenshot(png=png, grab_ms=0, encode_ms=0, settle_ms=0, settled=True)
         query: dict[str, str] = {} if cursor else {"cursor": "0"}
         if stable_s:
             waits = {"stable_ms": stable_s, "react_ms": react_s, "timeout_ms": timeout_s}
@@ -311,6 +313,17 @@ class GuestClient:
     async def cursor_position(self) -> tuple[int, int]:
         x, y = json.loads(await self._call("GET", "/cursor_position"))
         return int(x), int(y)
+
+    async def _picture(self) -> bytes:
+        """Of a guest with published routes."""
+        async with self._request("GET", "/screenshot", accept=None) as response:
+            body = await response.read()
+        if response.status == 200:
+            return body
+        text = body[:MAX_TEXT].decode("utf-8", "replace")
+        raise NoPictureError(
+            f"{self._what} answered GET /screenshot with {response.status}: {text}"
+        )
 
     async def _screen_size(self) -> tuple[int, int]:
         size = _object(await self._call("POST", "/screen_size", body={}), "/screen_size")

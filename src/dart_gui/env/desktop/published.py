@@ -31,7 +31,14 @@ MAX_KEYSYMS = 8000
 """Of one run: an argument of a program has 128 KiB at most."""
 CURSOR = 64
 """Pixels to each side of the pointer that are not compared: the pictures show it."""
+PAUSES_S = (0.1, 0.3, 1.0, 2.0)
+"""Before a picture is asked for again: OSWorld's server has it made by a program (gnome-screenshot) that
+now and then leaves none where the one before is hardly done, and answers 500."""
 _NO_PYTHON, _NO_XLIB = "No such file", "No module named 'Xlib'"
+
+
+class NoPictureError(EnvError):
+    """The guest answers, and has no picture of its screen now."""
 
 
 class Done(Protocol):
@@ -49,8 +56,9 @@ def program() -> str:
 
 
 class PublishedGuest:
-    """One desktop by OSWorld's routes: ``picture`` is ``/screenshot``, ``execute`` a command by
-    ``/execute``, ``size`` what ``/screen_size`` says. Methods raise ``EnvError``."""
+    """One desktop by OSWorld's routes: ``picture`` is ``/screenshot`` and may raise
+    ``NoPictureError``, ``execute`` a command by ``/execute``, ``size`` what ``/screen_size`` says.
+    Methods raise ``EnvError``."""
 
     def __init__(
         self,
@@ -81,7 +89,7 @@ class PublishedGuest:
         except ActionRefused as refusal:
             return str(refusal)
         # Not the newest that was seen: the screen may have changed while the model thought.
-        self._before = await self._picture()
+        self._before = await self._look()
         for part in _parts(strokes(action, width=width, height=height)):
             before, after = await self._run("perform", json.dumps(part))
             self._hidden = [(before[0], before[1]), (after[0], after[1])]
@@ -92,7 +100,7 @@ class PublishedGuest:
         return [Window(**{**w, "wm_class": (w["wm_class"][0], w["wm_class"][1])}) for w in found]
 
     async def screenshot(self) -> bytes:
-        self._seen = await self._picture()
+        self._seen = await self._look()
         return self._seen
 
     async def settled(self, condition: Condition) -> tuple[bytes, Outcome]:
@@ -103,6 +111,14 @@ class PublishedGuest:
 
     async def wait(self, condition: Condition) -> Outcome:
         return await self._watcher().wait(condition)
+
+    async def _look(self) -> bytes:
+        for pause_s in PAUSES_S:
+            try:
+                return await self._picture()
+            except NoPictureError:
+                await self._sleep(pause_s)
+        return await self._picture()
 
     def _watcher(self) -> Watcher:
         return Watcher(self._grab, self.windows, clock=self._clock, sleep=self._sleep)
