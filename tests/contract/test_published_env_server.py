@@ -189,8 +189,8 @@ async def test_lists(server: Running) -> None:
         "emulator_id": data["emulator_id"],
         "token": DART.token,
         **ports,
-        "start_time": "1970-01-12T13:46:40+00:00",
-        "duration_minutes": 1.5,
+        "start_time": 1_000_000.0,  # Unix seconds, as the published page computes with it
+        "duration_minutes": 1,
         "container_id": desktop.desktop_id,
     }
     assert item == golden
@@ -203,6 +203,20 @@ async def test_lists(server: Running) -> None:
     assert {one["token"] for one in everybody} == {"dart", "other"}  # names, not secrets
 
 
+async def test_lists_can_be_of_one_token(server: Running) -> None:
+    mine, other = await start(server), await start(server, OTHER)
+    for named in (OTHER.token, OTHER.name):
+        for path in ("/emulators", "/emulator_resources"):
+            _, items = await call(server, "GET", f"{path}?token={named}", token=ROOT)
+            assert [item["emulator_id"] for item in items] == [other["emulator_id"]]
+        path = f"/emulators_by_token?token={named}"
+        assert (await call(server, "GET", path, token=ROOT))[1] == [other["emulator_id"]]
+        assert (await call(server, "GET", path))[1] == []  # not the caller's
+    path = f"/emulators_by_token?token={DART.token}"
+    assert (await call(server, "GET", path))[1] == [mine["emulator_id"]]
+    assert (await call(server, "GET", "/emulators?token=nobody-of-this-name", token=ROOT))[1] == []
+
+
 async def test_resources(server: Running) -> None:
     data = await start(server)
     _, item = await call(server, "GET", f"/emulator_resources/{data['emulator_id']}")
@@ -210,7 +224,9 @@ async def test_resources(server: Running) -> None:
         *("cpu_percent", "memory_usage_bytes", "memory_limit_bytes", "memory_percent"),
         *("net_rx_bytes", "net_tx_bytes", "blk_read_bytes", "blk_write_bytes"),
     }
-    assert item["resources"]["memory_usage_bytes"] == 1 << 20
+    assert item["resources"].pop("memory_usage_bytes") == 1 << 20
+    assert set(item["resources"].values()) == {None}  # not measured is not 0
+    item["resources"]["memory_usage_bytes"] = 1 << 20
     assert (await call(server, "GET", "/emulator_resources"))[1] == [item]
     assert (await call(server, "GET", "/emulator_resources/none"))[0] == 404
 
@@ -224,6 +240,9 @@ async def test_status_and_tokens_show_the_caller_its_own(server: Running) -> Non
         *("uptime_seconds", "cpu_percent", "memory_percent"),
         *("total_containers_for_image", "total_emulators", "tokens"),
     }
+    assert 0 <= status["cpu_percent"] <= 100
+    assert 0 < status["memory_percent"] < 100
+    assert status["total_containers_for_image"] == 1
     golden = {"token": DART.token, "current": 1, "limit": 2, "available": 1}
     assert (status["total_emulators"], status["tokens"]) == (1, [golden])
 

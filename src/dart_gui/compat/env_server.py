@@ -16,11 +16,11 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
+from dart_gui.compat.host_use import HostUse
 from dart_gui.compat.lease_ports import LeasePorts, published_ports
 from dart_gui.env.server.app import OWN_TOKENS, TOKEN, Handler, given_secret
 from dart_gui.env.server.leases import Lease, LeaseState, QuotaError, UnknownLeaseError
@@ -33,6 +33,11 @@ START_S = 300.0
 IDLE_TTL_S = 1800.0
 """Published clients send no heartbeat: a lease ends after so long without a request."""
 MAX_LOG = 1000
+RESOURCES = (
+    *("cpu_percent", "memory_usage_bytes", "memory_limit_bytes", "memory_percent"),
+    *("net_rx_bytes", "net_tx_bytes", "blk_read_bytes", "blk_write_bytes"),
+)
+"""What the published server tells of a container; null is what ours does not measure."""
 
 Clock = Callable[[], float]
 
@@ -43,6 +48,7 @@ class PublishedRoutes:
         self._forward_host = forward_host
         self._clock = clock
         self._ports = LeasePorts(service, host=forward_host)
+        self._host = HostUse()
         self._log: deque[dict[str, Any]] = deque(maxlen=MAX_LOG)
 
     def add_to(self, app: web.Application) -> None:
@@ -169,9 +175,9 @@ class PublishedRoutes:
         return web.json_response(
             {
                 "uptime_seconds": int(status.uptime_s),
-                "cpu_percent": None,
-                "memory_percent": None,
-                "total_containers_for_image": None,
+                "cpu_percent": self._host.cpu_percent(),
+                "memory_percent": self._host.memory_percent(),
+                "total_containers_for_image": status.num_leased + status.num_ready,
                 "total_emulators": len(running),
                 "tokens": tokens,
             }
@@ -285,7 +291,11 @@ class PublishedRoutes:
 
     def _asked(self, request: web.Request) -> list[Lease]:
         """What ``?token=`` asks for, among what the caller may see."""
-        return self._running(request[TOKEN])
+        found = self._running(request[TOKEN])
+        if not (text := request.query.get("token", "").strip()):
+            return found
+        named = self._named(text)
+        return [lease for lease in found if named is not None and lease.owner == named.name]
 
     def _find(self, request: web.Request, lease_id: str) -> Lease:
         lease = self._service.get(lease_id, request[TOKEN])
@@ -310,8 +320,8 @@ class PublishedRoutes:
             "emulator_id": lease.lease_id,
             "token": shown,
             **published_ports(lease),
-            "start_time": datetime.fromtimestamp(lease.created_at, UTC).isoformat(),
-            "duration_minutes": (self._clock() - lease.created_at) / 60,
+            "start_time": lease.created_at,
+            "duration_minutes": int((self._clock() - lease.created_at) / 60),
             "container_id": lease.desktop_id or None,
         }
 
@@ -319,10 +329,7 @@ class PublishedRoutes:
         usage = await self._service.usage(lease.lease_id)
         resources: dict[str, Any] = {"error": "container not available"}
         if usage is not None:
-            unknown = ("cpu_percent", "memory_limit_bytes", "memory_percent")
-            counters = ("net_rx_bytes", "net_tx_bytes", "blk_read_bytes", "blk_write_bytes")
-            resources = {"memory_usage_bytes": usage.memory_bytes}
-            resources |= dict.fromkeys(unknown) | dict.fromkeys(counters, 0)
+            resources = dict.fromkeys(RESOURCES) | {"memory_usage_bytes": usage.memory_bytes}
         return self._describe(lease, request) | {"resources": resources}
 
     async def _release(self, lease: Lease, token: Token) -> None:

@@ -54,11 +54,12 @@ class ServerOptions:
 def run(options: ServerOptions) -> int:
     """Serve until SIGTERM or SIGINT.
 
-    ``server.json`` ({"url", "pid"}) appears in the folder when the server answers.
+    ``server.json`` ({"url", "pid"}) is in the folder while the server answers.
 
     Raises:
         DartError: the options, the machine, or the folder is not as it must be.
     """
+    check(options)
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form)
     options.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -68,6 +69,21 @@ def run(options: ServerOptions) -> int:
         )
     asyncio.run(_serve(options))
     return 0
+
+
+def check(options: ServerOptions) -> None:
+    """Raises ``ConfigError`` for a number that makes no sense."""
+    bounds = {
+        "--port": (options.port, 0, 65535),
+        "--desktops": (options.max_desktops, 1, 10_000),
+        "--spares": (options.spares, 0, 10_000),
+        "--width": (options.width, 64, 16_384),
+        "--height": (options.height, 64, 16_384),
+        "--memory-mb": (options.memory_mb, 64, 1 << 24),
+    }
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise ConfigError(f"{name} must be from {low} to {high}, got {value}")
 
 
 async def _serve(options: ServerOptions) -> None:
@@ -93,6 +109,7 @@ async def _serve(options: ServerOptions) -> None:
         log.info("serving %s at %s; dashboard: %s/dashboard", options.provider, url, url)
         await stop.wait()
     finally:
+        (options.folder / "server.json").unlink(missing_ok=True)
         await runner.cleanup()
         await service.stop(keep_desktops=options.keep_desktops)
 

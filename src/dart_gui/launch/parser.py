@@ -95,7 +95,7 @@ def _add_eval(commands: argparse._SubParsersAction[Parser]) -> None:
     parser = command(
         commands,
         "eval",
-        summary="success rate on held-out seeds, per task, with 95 %% intervals",
+        summary="success rate on held-out seeds, per task, with 95 % intervals",
         examples=(
             "  dart-gui eval configs/miniwob-tiny.toml       the model that it names\n"
             "  dart-gui eval --run latest --greedy           the newest checkpoint of a run\n"

@@ -27,7 +27,7 @@ def command(
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
-        help=summary,
+        help=summary.replace("%", "%%"),
         description=summary[0].upper() + summary[1:] + ".",
         epilog=f"examples:\n{examples}" if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
