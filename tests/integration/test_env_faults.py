@@ -49,7 +49,7 @@ async def test_every_end_is_counted(tmp_path: Path) -> None:
             gone = (await call(ann, "GET", f"/v1/leases/{died}"))[1]["desktop_id"]
             await server.provider.destroy(gone)
             server.clock.advance(31)
-            await server.service.reap()
+            await server.reap()
             assert await counters(server) == {
                 'leases_ended_total{reason="lost"}': 1,
                 'leases_ended_total{reason="expired"}': 1,
@@ -60,6 +60,116 @@ async def test_every_end_is_counted(tmp_path: Path) -> None:
             assert (await call(ann, "GET", f"/v1/leases/{vanished}"))[1]["reason"] == "expired"
             assert (await call(bob, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
             assert len(await server.provider.find()) == 1
+
+
+async def test_a_spare_that_dies_is_replaced_by_a_tick(tmp_path: Path) -> None:
+    """Before anybody takes it, and it is not said to be ready."""
+    async with serving(tmp_path, spares=2) as server:
+        await until(lambda: server.service.status().num_ready == 2)
+        for desktop in (before := await server.provider.find()):
+            await server.provider.die(desktop.desktop_id)
+        server.provider.hold_boot.clear()
+        await server.reap()
+        assert server.service.status().num_ready == 0
+        server.provider.hold_boot.set()
+        await until(lambda: server.service.status().num_ready == 2)
+        assert not {one.desktop_id for one in before} & {
+            one.desktop_id for one in await server.provider.find()
+        }
+
+
+async def test_a_tick_ends_what_is_nobodys_and_leaves_what_boots(tmp_path: Path) -> None:
+    async with serving(tmp_path, spares=1) as server, server.as_(ANN) as ann:
+        await until(lambda: server.service.status().num_ready == 1)
+        await lease(ann)
+        await until(lambda: server.service.status().num_ready == 1)
+        fine = await server.provider.find()
+        await server.provider.create("stray")
+        server.provider.hold_boot.clear()
+        _, starting = await call(ann, "POST", "/v1/leases", {})
+        await until(lambda: server.service.status().num_booting == 1)
+        for _ in range(2):
+            await server.reap()
+        assert await server.provider.find() == fine
+        assert (await counters(server)) == {"orphans_total": 1}
+        server.provider.hold_boot.set()
+        path = f"/v1/leases/{starting['lease_id']}?wait_s=60"
+        assert (await call(ann, "GET", path))[1]["state"] == "running"
+
+
+async def test_a_desktop_that_does_not_end_keeps_its_place(tmp_path: Path) -> None:
+    over = asyncio.Event()
+
+    async def nap(_: float) -> None:
+        await over.wait()
+        await asyncio.sleep(0.01)
+
+    async with serving(tmp_path, desktops=1, sleep=nap) as server, server.as_(ANN) as ann:
+        first = await lease(ann)
+        server.provider.num_failing_ends = 1
+        assert (await call(ann, "DELETE", f"/v1/leases/{first}"))[0] == 200
+        _, waiting = await call(ann, "POST", "/v1/leases", {"wait_s": 0.05})
+        status = server.service.status()
+        assert (waiting["state"], status.num_ending) == ("starting", 1)
+        assert len(await server.provider.find()) == 1
+        over.set()
+        path = f"/v1/leases/{waiting['lease_id']}?wait_s=60"
+        assert (await call(ann, "GET", path))[1]["state"] == "running"
+        assert len(await server.provider.find()) == 1
+
+
+async def test_a_provider_that_raises_anything_is_a_boot_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_space(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with serving(tmp_path) as server, server.as_(ANN) as ann:
+        monkeypatch.setattr(server.provider, "create", no_space)
+        status, answer = await call(ann, "POST", "/v1/leases", {"wait_s": 60})
+        assert (status, answer["reason"]) == (503, "boot_failed")
+        assert "No space left" in answer["message"]
+
+
+async def test_an_end_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server, server.as_(ANN) as ann, server.as_(BOB) as bob:
+        for _ in range(3):
+            await lease(ann, ttl_s=5)
+        await lease(bob, ttl_s=50)
+        server.provider.hold_end.clear()
+        server.clock.advance(6)
+        await server.service.reap()
+        status = server.service.status()
+        assert (status.num_leased, status.num_ending) == (1, 3)
+        server.clock.advance(50)
+        await server.service.reap()
+        assert server.service.status().num_ended["expired"] == 4
+        server.provider.hold_end.set()
+        await until(lambda: server.service.status().num_ending == 0)
+        assert await server.provider.find() == []
+
+
+async def test_a_stopped_server_ends_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, spares=1) as server, server.as_(ANN) as ann:
+        for _ in range(2):
+            await lease(ann)
+        await until(lambda: server.service.status().num_ready == 1)
+        together(server, 3, monkeypatch)
+    assert await server.provider.find() == []
+
+
+def together(server: Running, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on so many desktops end at once, or none."""
+    barrier, destroy = asyncio.Barrier(number), server.provider.destroy
+
+    async def destroyed(desktop_id: str) -> None:
+        async with asyncio.timeout(60):
+            await barrier.wait()
+        await destroy(desktop_id)
+
+    monkeypatch.setattr(server.provider, "destroy", destroyed)
 
 
 @pytest.mark.parametrize("fault", [Fault.GARBAGE, Fault.HANGS])

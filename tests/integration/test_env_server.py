@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,11 @@ class Running:
     clock: FakeClock
     url: str
 
+    async def reap(self) -> None:
+        """A tick, and the end of what it ends."""
+        await self.service.reap()
+        await until(lambda: self.service.status().num_ending == 0)
+
     @asynccontextmanager
     async def as_(self, token: Token | None) -> AsyncIterator[aiohttp.ClientSession]:
         headers = {"Authorization": f"Bearer {token.token}"} if token else {}
@@ -66,6 +71,7 @@ async def serving(
     keep: bool = False,
     faults: tuple[Fault, ...] = (Fault.NONE,),
     clock: FakeClock | None = None,
+    sleep: Callable[[float], Awaitable[None]] = never,
 ) -> AsyncIterator[Running]:
     provider = provider or FakeProvider(folder / "d", faults=faults)
     clock = clock or FakeClock(1000.0)
@@ -76,7 +82,7 @@ async def serving(
         max_desktops=desktops,
         spares=spares,
         clock=clock,
-        sleep=never,
+        sleep=sleep,
     )
     await service.start()
     runner = web.AppRunner(new_app(service), shutdown_timeout=0.1)
@@ -138,7 +144,7 @@ async def test_a_lease_does_not_expire_while_its_client_waits(tmp_path: Path) ->
             before = server.service.live()[0].expires_at
             server.clock.advance(0.9)
             await until(lambda before=before: server.service.live()[0].expires_at > before)  # type: ignore[misc]
-            await server.service.reap()
+            await server.reap()
         server.provider.hold_boot.set()
         assert await waiting == starting.lease_id
 
@@ -192,11 +198,11 @@ async def test_a_client_that_vanishes_loses_its_lease(tmp_path: Path) -> None:
         server.clock.advance(20)
         assert (await call(bob, "POST", f"/v1/leases/{kept}/heartbeat"))[1]["expires_at"] == 1050.0
         server.clock.advance(20)
-        await server.service.reap()
+        await server.reap()
         assert (await call(ann, "GET", f"/v1/leases/{lost}"))[1]["reason"] == "expired"
         assert (await call(bob, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
         server.clock.advance(29)  # the request above counted as a heartbeat
-        await server.service.reap()
+        await server.reap()
         assert (await call(bob, "GET", f"/v1/leases/{kept}"))[1]["state"] == "running"
         assert len(await server.provider.find()) == 1
 
@@ -210,7 +216,7 @@ async def test_a_desktop_that_dies_ends_its_lease_and_no_other(tmp_path: Path) -
         assert status == 502
         assert "does not answer" in answer["error"]
         await server.provider.destroy(desktop_id)  # as the kernel does with its processes
-        await server.service.reap()
+        await server.reap()
         assert (await call(ann, "GET", f"/v1/leases/{dead}"))[1]["reason"] == "lost"
         assert (await call(ann, "GET", f"/v1/leases/{fine}/guest/health"))[0] == 200
 
@@ -301,7 +307,7 @@ async def test_looking_at_a_desktop_does_not_keep_it(tmp_path: Path) -> None:
         async with root.get(f"/v1/leases/{lease_id}/thumbnail") as response:
             assert response.status == 200
         server.clock.advance(2)
-        await server.service.reap()
+        await server.reap()
         assert (await call(ann, "GET", f"/v1/leases/{lease_id}"))[1]["reason"] == "expired"
 
 
@@ -339,6 +345,7 @@ async def test_a_restarted_server_finds_its_desktops(tmp_path: Path) -> None:
     await provider.create("orphan")
     async with serving(tmp_path, provider=provider, clock=clock, desktops=2) as server:
         assert server.service.status().num_orphans == 1
+        await until(lambda: server.service.status().num_ending == 0)
         assert len(await provider.find()) == 1
         async with server.as_(ANN) as ann:
             assert (await call(ann, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
@@ -370,7 +377,7 @@ async def test_a_server_killed_with_eight_leases_out(tmp_path: Path) -> None:
         async with server.as_(ROOT) as root:
             assert (await call(root, "GET", f"/v1/leases/{leases[5]}/guest/health"))[0] == 200
             clock.advance(101)
-            await server.service.reap()
+            await server.reap()
             assert await provider.find() == []
 
 

@@ -237,6 +237,7 @@ def test_metrics_are_in_prometheus_format() -> None:
         num_leased=2,
         num_ready=1,
         num_booting=0,
+        num_ending=0,
         num_boot_failures=3,
         num_quota_refusals=5,
         num_orphans=6,
