@@ -358,6 +358,31 @@ async def test_a_restarted_server_finds_its_desktops(tmp_path: Path) -> None:
     assert await provider.find() == []
 
 
+@pytest.mark.parametrize("down_s", [1, 1000])
+async def test_an_old_lease_outlives_a_restart(tmp_path: Path, down_s: float) -> None:
+    """It is older than its time to live, of which the registry knows no heartbeat."""
+    provider, clock = FakeProvider(tmp_path / "d"), FakeClock(1000.0)
+    async with (
+        serving(tmp_path, provider=provider, clock=clock, keep=True) as server,
+        server.as_(ANN) as ann,
+    ):
+        kept = await lease(ann, ttl_s=60)
+        for _ in range(8):
+            clock.advance(15)
+            await call(ann, "POST", f"/v1/leases/{kept}/heartbeat")
+        await server.reap()
+    clock.advance(down_s)
+    async with (
+        serving(tmp_path, provider=provider, clock=clock) as server,
+        server.as_(ANN) as ann,
+    ):
+        await server.reap()
+        assert (await call(ann, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
+        clock.advance(61)
+        await server.reap()
+        assert (await call(ann, "GET", f"/v1/leases/{kept}"))[1]["reason"] == "expired"
+
+
 async def test_a_server_killed_with_eight_leases_out(tmp_path: Path) -> None:
     """What its registry and the provider say is all that is left; nothing was told to either."""
     provider, clock = FakeProvider(tmp_path / "d"), FakeClock(1000.0)
