@@ -17,11 +17,11 @@ from dart_gui.env.desktop.env import Pace
 from dart_gui.env.desktop.mini import mini_tasks
 from dart_gui.env.desktop.pool import DesktopPool, DesktopSource
 from dart_gui.env.providers import processes
-from dart_gui.env.providers.fake import Fault
+from dart_gui.env.providers.fake import FakeProvider, Fault
 from dart_gui.env.providers.sandbox import SandboxSpec
 from dart_gui.env.providers.xvfb import XvfbProvider
 from dart_gui.env.server.client import ServerSource
-from dart_gui.errors import EnvError
+from dart_gui.errors import DataError, EnvError, SetupError
 from dart_gui.types import Click, Hover, Point, Task
 from tests.integration.test_env_server import ANN, BOB, ROOT, Running, call, lease, serving, until
 
@@ -129,6 +129,49 @@ async def test_a_provider_that_raises_anything_is_a_boot_that_failed(
         status, answer = await call(ann, "POST", "/v1/leases", {"wait_s": 60})
         assert (status, answer["reason"]) == (503, "boot_failed")
         assert "No space left" in answer["message"]
+
+
+async def test_what_the_system_refuses_is_the_desktops_error(tmp_path: Path) -> None:
+    provider = XvfbProvider(tmp_path / "missing")
+    with pytest.raises(EnvError, match=r"starting the desktop one: FileNotFoundError.*missing"):
+        await provider.create("one")
+    assert await provider.find() == []
+
+
+async def test_a_full_disk_keeps_no_desktop_and_is_caught_up_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DataError("the registry cannot be written: No space left on device")
+
+    provider = FakeProvider(tmp_path / "d")
+    async with serving(tmp_path, provider=provider, keep=True) as server, server.as_(ANN) as ann:
+        before = await lease(ann)
+        with monkeypatch.context() as patch:
+            patch.setattr("dart_gui.env.server.registry.write_whole", full)
+            kept = await lease(ann)
+            assert (await call(ann, "DELETE", f"/v1/leases/{before}"))[0] == 200
+            await server.reap()
+            _, status = await call(ann, "GET", "/v1/status")
+            assert "No space left" in status["warnings"][-1]
+        (left,) = await provider.find()
+        await server.reap()
+        assert "No space left" not in " ".join(server.service.status().warnings)
+    async with serving(tmp_path, provider=provider) as server, server.as_(ANN) as ann:
+        assert (await call(ann, "GET", f"/v1/leases/{kept}"))[1]["desktop_id"] == left.desktop_id
+        assert await provider.find() == [left]
+
+
+async def test_every_error_that_is_explained_is_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise SetupError("the machine lacks something")
+
+    async with serving(tmp_path) as server, server.as_(ANN) as ann:
+        monkeypatch.setattr(server.service, "status", broken)
+        status, answer = await call(ann, "GET", "/v1/status")
+        assert (status, answer) == (500, {"error": "the machine lacks something"})
 
 
 async def test_an_end_that_hangs_holds_up_no_other(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from dart_gui.env.server.leases import (
 )
 from dart_gui.env.server.registry import Registry
 from dart_gui.env.server.tokens import Token, Tokens
-from dart_gui.errors import DartError
+from dart_gui.errors import DartError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class EnvService:
         self._changed = asyncio.Event()  # wakes all that wait for a lease; each looks again
         self._reaper: asyncio.Task[None] | None = None
         self._started_at = 0.0
+        self._unsaved = ""  # why the registry on the disk is older than the leases
 
     async def start(self) -> None:
         """Take up what an earlier server left: its leases, and the end of what nobody holds.
@@ -89,7 +90,7 @@ class EnvService:
         found = {one.desktop_id: one for one in await self._provider.find() if one.is_running}
         for lease in remembered.leases:
             self._restore(lease, found)
-        self._save()
+        self._write()
         await self._pool.start()
         await self._pool.tend()
         self._reaper = asyncio.create_task(self._reap_forever())
@@ -206,7 +207,7 @@ class EnvService:
             num_orphans=pool.num_strays,
             num_ended={reason.value: self._table.num_ended[reason] for reason in EndReason},
             uptime_s=self._clock() - self._started_at,
-            warnings=self._provider.warnings(),
+            warnings=[*self._provider.warnings(), *([self._unsaved] if self._unsaved else [])],
         )
 
     async def reap(self) -> None:
@@ -220,6 +221,8 @@ class EnvService:
         for lease_id, desktop in before.items():
             if desktop.desktop_id not in running:
                 self._end(lease_id, EndReason.LOST, "its desktop ended on its own")
+        if self._unsaved:
+            self._save()
 
     def _restore(self, lease: Lease, found: dict[str, Desktop]) -> None:
         if not lease.is_live:
@@ -260,6 +263,17 @@ class EnvService:
         return lease
 
     def _save(self) -> None:
+        """A full disk is no reason to refuse a desktop, or to keep one: a tick tries again."""
+        try:
+            self._write()
+        except DataError as error:
+            if not self._unsaved:
+                log.warning("%s. Started again, this server would not know its leases", error)
+            self._unsaved = str(error)
+        else:
+            self._unsaved = ""
+
+    def _write(self) -> None:
         limits = {token.name: token.limit for token in self.tokens.all()}
         self._registry.save(self._table.live(), limits)
 
