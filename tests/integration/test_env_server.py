@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +72,13 @@ async def serving(
     faults: tuple[Fault, ...] = (Fault.NONE,),
     clock: FakeClock | None = None,
     sleep: Callable[[float], Awaitable[None]] = never,
+    tokens: Sequence[Token] = (ANN, BOB, ROOT),
 ) -> AsyncIterator[Running]:
     provider = provider or FakeProvider(folder / "d", faults=faults)
     clock = clock or FakeClock(1000.0)
     service = EnvService(
         provider,
-        Tokens([ANN, BOB, ROOT]),
+        Tokens(tokens),
         Registry(folder),
         max_desktops=desktops,
         spares=spares,
@@ -381,6 +382,18 @@ async def test_an_old_lease_outlives_a_restart(tmp_path: Path, down_s: float) ->
         clock.advance(61)
         await server.reap()
         assert (await call(ann, "GET", f"/v1/leases/{kept}"))[1]["reason"] == "expired"
+
+
+async def test_a_limit_that_was_set_gives_way_to_a_new_configuration(tmp_path: Path) -> None:
+    (tmp_path / "registry.json").write_text('{"leases": [], "limits": {"ann": 1}}')  # as once
+    async with serving(tmp_path) as server, server.as_(ROOT) as root:
+        for name in ("ann", "bob"):
+            await call(root, "PUT", f"/v1/tokens/{name}/limit", {"limit": 8})
+    changed = [ANN.model_copy(update={"limit": 5}), BOB, ROOT]
+    for _ in range(2):
+        async with serving(tmp_path, tokens=changed) as server:
+            limits = [token.limit for token in server.service.tokens.all()]
+            assert limits == [5, 8, ROOT.limit]
 
 
 async def test_a_server_killed_with_eight_leases_out(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dart_gui.env.server.leases import (
     LeaseTable,
     UnknownLeaseError,
 )
-from dart_gui.env.server.registry import Registry
+from dart_gui.env.server.registry import Registry, Remembered
 from dart_gui.env.server.tokens import Token, Tokens
 from dart_gui.errors import DartError, DataError
 
@@ -85,7 +85,7 @@ class EnvService:
         """
         self._started_at = self._clock()
         remembered = self._registry.open()
-        self.tokens.set_limits(remembered.limits)
+        self.tokens.restore_limits(remembered.changed_limits)
         await self._provider.start()
         found = {one.desktop_id: one for one in await self._provider.find() if one.is_running}
         for lease in remembered.leases:
@@ -274,8 +274,7 @@ class EnvService:
             self._unsaved = ""
 
     def _write(self) -> None:
-        limits = {token.name: token.limit for token in self.tokens.all()}
-        self._registry.save(self._table.live(), limits)
+        self._registry.save(Remembered(self._table.live(), self.tokens.changed_limits()))
 
     async def _reap_forever(self) -> None:
         while True:
