@@ -18,7 +18,7 @@ from PIL import Image
 from dart_gui.env.desktop.client import Address, GuestClient
 from dart_gui.env.providers.fake import FakeProvider, Fault
 from dart_gui.env.server.app import new_app
-from dart_gui.env.server.client import ServerSource
+from dart_gui.env.server.client import REST_S, ServerSource
 from dart_gui.env.server.registry import Registry
 from dart_gui.env.server.service import EnvService
 from dart_gui.env.server.tokens import Token, Tokens
@@ -456,6 +456,70 @@ async def test_a_server_with_booted_spares_comes_first(tmp_path: Path) -> None:
         assert cold.service.status().num_leased == 0
         await source.close()
         assert warm.service.status().num_leased == 0
+
+
+async def test_those_that_take_at_once_are_spread(tmp_path: Path) -> None:
+    async with serving(tmp_path / "a") as one, serving(tmp_path / "b") as two:
+        source = ServerSource([one.url, two.url], ROOT.token)
+        await source.start()
+        for server in (one, two):
+            server.provider.hold_boot.clear()
+        taking = [asyncio.create_task(source.take()) for _ in range(8)]
+        leased = [0, 0]
+        while sum(leased) < 8:
+            await asyncio.sleep(0.005)
+            leased = [server.service.status().num_leased for server in (one, two)]
+        assert leased == [4, 4]
+        for server in (one, two):
+            server.provider.hold_boot.set()
+        await asyncio.gather(*taking)
+        await source.close()
+
+
+async def test_a_server_whose_desktops_do_not_boot_comes_last_for_a_while(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with (
+        serving(tmp_path / "a", faults=(Fault.NO_BOOT,)) as bad,
+        serving(tmp_path / "b", desktops=3) as good,
+    ):
+        source = ServerSource([bad.url, good.url], ANN.token, clock=clock)
+        await source.start()
+        for _ in range(2):
+            assert (await source.take()).address.url.startswith(good.url)
+        assert bad.provider.num_created == 1
+        clock.advance(REST_S + 1)
+        assert (await source.take()).address.url.startswith(good.url)
+        assert bad.provider.num_created == 2
+        with pytest.raises(EnvError, match="did not boot"):  # all others are full
+            await source.take()
+        assert bad.provider.num_created == 3
+        await source.close()
+
+
+async def test_a_server_that_fails_is_not_asked_for_a_while(tmp_path: Path) -> None:
+    clock, asked = FakeClock(), []
+
+    async def fail(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"error": "out of order"}, status=503)
+
+    app = web.Application()
+    app.router.add_get("/v1/status", fail)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    broken = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving(tmp_path) as server:
+        source = ServerSource([broken, server.url], ANN.token, clock=clock)
+        await source.start()
+        for _ in range(2):
+            await source.take()
+        assert len(asked) == 1
+        clock.advance(REST_S + 1)
+        await source.take()
+        assert len(asked) == 2
+        await source.close()
+    await runner.cleanup()
 
 
 async def test_taking_waits_where_all_are_full(tmp_path: Path) -> None:
