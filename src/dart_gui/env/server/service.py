@@ -216,13 +216,13 @@ class EnvService:
         for lease in self._table.expired():
             log.warning("lease %s of %s expired", lease.lease_id, lease.owner)
             self._end(lease.lease_id, EndReason.EXPIRED, f"no heartbeat in {lease.ttl_s:g} s")
+        if self._unsaved:
+            self._save()
         before = dict(self._desktops)
         running = await self._pool.tend()
         for lease_id, desktop in before.items():
             if desktop.desktop_id not in running:
                 self._end(lease_id, EndReason.LOST, "its desktop ended on its own")
-        if self._unsaved:
-            self._save()
 
     def _restore(self, lease: Lease, found: dict[str, Desktop]) -> None:
         if not lease.is_live:
