@@ -174,6 +174,33 @@ async def test_every_error_that_is_explained_is_json(
         assert (status, answer) == (500, {"error": "the machine lacks something"})
 
 
+async def test_ticks_go_on_where_the_provider_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, over = asyncio.Event(), asyncio.Event()
+
+    async def too_many() -> None:
+        looked.set()
+        raise OSError(24, "Too many open files")
+
+    async def nap(_: float) -> None:
+        await over.wait()
+        await asyncio.sleep(0.01)
+
+    async with serving(tmp_path, sleep=nap) as server, server.as_(ANN) as ann:
+        await lease(ann, ttl_s=5)
+        with monkeypatch.context() as patch:
+            patch.setattr(server.provider, "find", too_many)
+            over.set()
+            await looked.wait()
+            looked.clear()
+            await looked.wait()
+        server.clock.advance(6)
+        await until(lambda: server.service.status().num_ended["expired"] == 1)
+        await until(lambda: server.service.status().num_ending == 0)
+        assert await server.provider.find() == []
+
+
 async def test_an_end_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
     async with serving(tmp_path) as server, server.as_(ANN) as ann, server.as_(BOB) as bob:
         for _ in range(3):

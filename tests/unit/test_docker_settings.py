@@ -79,7 +79,7 @@ def test_osworld_has_kvm_where_it_works(tmp_path: Path) -> None:
     assert (spec.devices, spec.privileges, spec.warnings) == (("/dev/kvm",), ("NET_ADMIN",), ())
     # Its guest server has no way to them, as ours has.
     published = container_options(spec, "net")["ports"]
-    assert published == {f"{port}/tcp": ("127.0.0.1", None) for port in (5000, 9222, 8080)}
+    assert published == {f"{port}/tcp": ("127.0.0.1", None) for port in (5000, 9222, 8080, 8006)}
 
 
 def test_osworld_without_kvm_says_so(tmp_path: Path) -> None:

@@ -183,7 +183,8 @@ class DesktopPool:
             EnvError: the provider does not say.
         """
         before = {known.desktop_id: known.state for known in self._known.values()}
-        found = await self._provider.find()
+        with boundary(EnvError, "looking for desktops"):
+            found = await self._provider.find()
         running = {desktop.desktop_id for desktop in found if desktop.is_running}
         for known in list(self._known.values()):
             was_ready = before.get(known.desktop_id) is DesktopState.READY
