@@ -282,7 +282,6 @@ async def _play(provider: FakeProvider, events: list[tuple[str, int]]) -> None:
         strays: set[str] = set()
         for event, number in events:
             taken = [each for each in takers if each.done()]
-            found = await provider.find()
             if event == "take":
                 takers.append(asyncio.create_task(pool.take()))
             elif event == "leave":
@@ -292,8 +291,8 @@ async def _play(provider: FakeProvider, events: list[tuple[str, int]]) -> None:
                 takers.remove(taken[0])
                 if not taken[0].cancelled() and not taken[0].exception():
                     pool.discard(taken[0].result())
-            elif event == "die" and found:
-                await provider.die(found[number % len(found)].desktop_id)
+            elif event == "die":
+                await die(pool, provider, number)
             elif event == "stray" and provider.hold_boot.is_set() and len(strays) < 2:
                 strays.add(f"stray{len(strays)}")
                 with suppress(EnvError):
@@ -325,6 +324,14 @@ async def _play(provider: FakeProvider, events: list[tuple[str, int]]) -> None:
                 await asyncio.sleep(0.001)
             last = [await pool.take() for _ in range(max_taken)]  # every place can be had again
         await _check(pool, provider, [], set(), held=last)
+
+
+async def die(pool: DesktopPool, provider: FakeProvider, number: int) -> None:
+    """Of the desktops that are there the ``number``-th. None is asked meanwhile: asyncio loses a
+    connection that comes while its server closes."""
+    found = await provider.find()
+    if found and all(k.state is not DesktopState.CHECKED for k in pool._known.values()):
+        await provider.die(found[number % len(found)].desktop_id)
 
 
 async def _check(

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.cluster import DesktopCluster
 from dart_gui.env.desktop.env import Pace
 from dart_gui.env.desktop.mini import mini_tasks
-from dart_gui.env.desktop.pool import DesktopPool, DesktopSource
+from dart_gui.env.desktop.pool import DesktopPool, DesktopSource, DesktopState
 from dart_gui.env.providers import processes
 from dart_gui.env.providers.fake import FakeProvider, Fault
 from dart_gui.env.providers.sandbox import SandboxSpec
 from dart_gui.env.providers.xvfb import XvfbProvider
 from dart_gui.env.server.client import ServerSource
+from dart_gui.env.server.leases import QuotaError
 from dart_gui.errors import DataError, EnvError, SetupError
+from dart_gui.files import write_whole
 from dart_gui.types import Click, Hover, Point, Task
+from tests.integration.test_desktop_pool import Naps, die
 from tests.integration.test_env_server import ANN, BOB, ROOT, Running, call, lease, serving, until
 
 TASKS = mini_tasks()
@@ -199,6 +206,65 @@ async def test_ticks_go_on_where_the_provider_does_not_answer(
         await until(lambda: server.service.status().num_ended["expired"] == 1)
         await until(lambda: server.service.status().num_ending == 0)
         assert await server.provider.find() == []
+
+
+EVENTS = ("open", "release", "late", "die", "stray", "fail", "full", "nap", "tick", "turn")
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), max_size=25))
+def test_every_desktop_boots_or_is_a_spare_or_leased_or_ends(events: list[tuple[str, int]]) -> None:
+    """Whatever happens between the start and the stop, but a stray before the next tick."""
+    with TemporaryDirectory() as folder:
+        asyncio.run(_happen(Path(folder), events))
+
+
+async def _happen(folder: Path, events: list[tuple[str, int]]) -> None:
+    naps, strays, is_full = Naps(), set[str](), False
+
+    def write(*args: Any, **kwargs: Any) -> None:
+        if is_full:
+            raise DataError("No space left on device")
+        write_whole(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dart_gui.env.server.registry.write_whole", write)
+        async with serving(folder, desktops=2, spares=1, sleep=naps) as server:
+            service, provider = server.service, server.provider
+            for event, number in events:
+                live = service.live()
+                if event == "open":
+                    with suppress(QuotaError):
+                        service.open(ANN, ttl_s=10)
+                elif event == "release" and live:
+                    leaving = live[number % len(live)].lease_id
+                    await service.release(leaving, ANN)
+                elif event == "late":
+                    server.clock.advance(4 * number)
+                elif event == "die":
+                    await die(service._pool, provider, number)
+                elif event == "stray":
+                    strays.add(f"stray{provider.num_created}")
+                    await provider.create(f"stray{provider.num_created}")
+                elif event == "fail":
+                    provider.num_failing_ends += 1
+                elif event == "full":
+                    is_full = not is_full
+                elif event == "nap":
+                    naps.end()  # which may be a tick, too
+                elif event == "tick":
+                    await service.reap()
+                    strays = set()
+                for _ in range(number):
+                    await asyncio.sleep(0)
+                known = service._pool._known
+                assert {one.desktop_id for one in await provider.find()} <= known.keys() | strays
+                taken = {k.desktop_id for k in known.values() if k.state is DesktopState.TAKEN}
+                leased = {lease.desktop_id for lease in service.live() if lease.desktop_id}
+                assert taken == leased
+            provider.num_failing_ends, is_full = 0, False
+            await service.reap()
+    assert await provider.find() == []
 
 
 async def test_an_end_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
