@@ -14,6 +14,7 @@ from PIL import Image
 
 from dart_gui.config import EnvConfig
 from dart_gui.env.desktop.client import GuestClient
+from dart_gui.env.providers import processes
 from dart_gui.env.providers.docker import docker_provider
 from dart_gui.env.providers.fake import FakeProvider
 from dart_gui.env.providers.protocol import Desktop, Provider
@@ -129,6 +130,40 @@ async def test_desktops_are_found(provider: Provider) -> None:
     assert found["two"].address == made[1].address
     async with talk(found["two"]) as client:
         assert (await client.execute("true")).returncode == 0
+
+
+async def die(provider: Provider, desktop_id: str) -> None:
+    """As of its own: what it ran is gone, and nobody told the provider."""
+    if isinstance(provider, FakeProvider):
+        await provider.die(desktop_id)
+    elif isinstance(provider, XvfbProvider):
+        assert processes.kill(provider._mark(desktop_id))
+        async with asyncio.timeout(60):
+            while processes.marked(provider._mark(desktop_id)):
+                await asyncio.sleep(0.01)
+    else:
+        (container,) = provider._own(desktop_id)  # type: ignore[attr-defined]
+        await asyncio.to_thread(container.kill)
+
+
+async def test_what_ended_is_found_so_and_what_boots_is_not_found(provider: Provider) -> None:
+    """Looked for all the time until it is ready, beside one that is there until it is destroyed."""
+    await provider.create("dead")
+    await die(provider, "dead")
+    booting = asyncio.create_task(provider.create("one"))
+    while not booting.done():
+        found = asyncio.create_task(provider.find())
+        await asyncio.wait({booting, found}, return_when=asyncio.FIRST_COMPLETED)
+        for desktop in await found:
+            assert desktop.is_running == (desktop.desktop_id == "one")
+            assert desktop.desktop_id == "dead" or booting.done()
+        await asyncio.sleep(0)
+    found_now = [(one.desktop_id, one.is_running) for one in await provider.find()]
+    assert found_now == [("dead", False), ("one", True)]
+    async with talk(await booting) as client:
+        assert (await client.execute("true")).returncode == 0
+    await provider.destroy("dead")
+    assert [one.desktop_id for one in await provider.find()] == ["one"]
 
 
 async def test_usage_is_measured(provider: Provider) -> None:

@@ -291,6 +291,28 @@ async def test_stop_all_stops_ones_own(server: Running) -> None:
     assert len((await call(server, "GET", "/emulators", token=OTHER))[1]) == 1
 
 
+async def test_several_end_at_once(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    destroy = server.provider.destroy
+    for path, token in (
+        ("/stop_all_emulators", DART),
+        ("/remove_all_containers", DART),
+        ("/cleanup", ROOT),
+    ):
+        for _ in range(2):
+            await start(server)
+        barrier = asyncio.Barrier(2)
+
+        async def together(desktop_id: str, barrier: asyncio.Barrier = barrier) -> None:
+            async with asyncio.timeout(60):
+                await barrier.wait()
+            await destroy(desktop_id)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server.provider, "destroy", together)
+            assert (await call(server, "POST", path, token=token))[0] == 200
+        assert await server.provider.find() == []
+
+
 async def test_remove_all_by_age(server: Running) -> None:
     await start(server)
     server.clock.advance(120)

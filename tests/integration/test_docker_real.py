@@ -197,7 +197,7 @@ async def test_nobody_elses_container_is_touched(
             other.remove(force=True)
 
 
-async def test_a_container_that_ends_is_an_error_and_is_cleared_away(
+async def test_a_container_that_ends_is_an_error_and_is_found_so(
     provider: DockerProvider, daemon: Any, tmp_path: Path
 ) -> None:
     desktop = await provider.create("one")
@@ -208,7 +208,8 @@ async def test_a_container_that_ends_is_an_error_and_is_cleared_away(
         await client.health()
     await client.close()
     assert await provider.usage("one") is None
-    assert await provider.find() == []
+    assert [one.is_running for one in await provider.find()] == [False]
+    await provider.destroy("one")
     assert daemon.containers.list(all=True, filters={"label": f"{DESKTOP}=one"}) == []
 
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.cluster import DesktopCluster
 from dart_gui.env.desktop.env import Pace
 from dart_gui.env.desktop.mini import mini_tasks
-from dart_gui.env.desktop.pool import DesktopPool, DesktopSource
+from dart_gui.env.desktop.pool import DesktopPool, DesktopSource, DesktopState
 from dart_gui.env.providers import processes
-from dart_gui.env.providers.fake import Fault
+from dart_gui.env.providers.fake import FakeProvider, Fault
 from dart_gui.env.providers.sandbox import SandboxSpec
 from dart_gui.env.providers.xvfb import XvfbProvider
 from dart_gui.env.server.client import ServerSource
-from dart_gui.errors import EnvError
+from dart_gui.env.server.leases import QuotaError
+from dart_gui.errors import DataError, EnvError, SetupError
+from dart_gui.files import write_whole
 from dart_gui.types import Click, Hover, Point, Task
+from tests.integration.test_desktop_pool import Naps, die
 from tests.integration.test_env_server import ANN, BOB, ROOT, Running, call, lease, serving, until
 
 TASKS = mini_tasks()
@@ -49,7 +56,7 @@ async def test_every_end_is_counted(tmp_path: Path) -> None:
             gone = (await call(ann, "GET", f"/v1/leases/{died}"))[1]["desktop_id"]
             await server.provider.destroy(gone)
             server.clock.advance(31)
-            await server.service.reap()
+            await server.reap()
             assert await counters(server) == {
                 'leases_ended_total{reason="lost"}': 1,
                 'leases_ended_total{reason="expired"}': 1,
@@ -60,6 +67,245 @@ async def test_every_end_is_counted(tmp_path: Path) -> None:
             assert (await call(ann, "GET", f"/v1/leases/{vanished}"))[1]["reason"] == "expired"
             assert (await call(bob, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
             assert len(await server.provider.find()) == 1
+
+
+async def test_a_spare_that_dies_is_replaced_by_a_tick(tmp_path: Path) -> None:
+    """Before anybody takes it, and it is not said to be ready."""
+    async with serving(tmp_path, spares=2) as server:
+        await until(lambda: server.service.status().num_ready == 2)
+        for desktop in (before := await server.provider.find()):
+            await server.provider.die(desktop.desktop_id)
+        server.provider.hold_boot.clear()
+        await server.reap()
+        assert server.service.status().num_ready == 0
+        server.provider.hold_boot.set()
+        await until(lambda: server.service.status().num_ready == 2)
+        assert not {one.desktop_id for one in before} & {
+            one.desktop_id for one in await server.provider.find()
+        }
+
+
+async def test_a_tick_ends_what_is_nobodys_and_leaves_what_boots(tmp_path: Path) -> None:
+    async with serving(tmp_path, spares=1) as server, server.as_(ANN) as ann:
+        await until(lambda: server.service.status().num_ready == 1)
+        await lease(ann)
+        await until(lambda: server.service.status().num_ready == 1)
+        fine = await server.provider.find()
+        await server.provider.create("stray")
+        server.provider.hold_boot.clear()
+        _, starting = await call(ann, "POST", "/v1/leases", {})
+        await until(lambda: server.service.status().num_booting == 1)
+        for _ in range(2):
+            await server.reap()
+        assert await server.provider.find() == fine
+        assert (await counters(server)) == {"orphans_total": 1}
+        server.provider.hold_boot.set()
+        path = f"/v1/leases/{starting['lease_id']}?wait_s=60"
+        assert (await call(ann, "GET", path))[1]["state"] == "running"
+
+
+async def test_a_desktop_that_does_not_end_keeps_its_place(tmp_path: Path) -> None:
+    over = asyncio.Event()
+
+    async def nap(_: float) -> None:
+        await over.wait()
+        await asyncio.sleep(0.01)
+
+    async with serving(tmp_path, desktops=1, sleep=nap) as server, server.as_(ANN) as ann:
+        first = await lease(ann)
+        server.provider.num_failing_ends = 1
+        assert (await call(ann, "DELETE", f"/v1/leases/{first}"))[0] == 200
+        _, waiting = await call(ann, "POST", "/v1/leases", {"wait_s": 0.05})
+        status = server.service.status()
+        assert (waiting["state"], status.num_ending) == ("starting", 1)
+        assert len(await server.provider.find()) == 1
+        over.set()
+        path = f"/v1/leases/{waiting['lease_id']}?wait_s=60"
+        assert (await call(ann, "GET", path))[1]["state"] == "running"
+        assert len(await server.provider.find()) == 1
+
+
+async def test_a_provider_that_raises_anything_is_a_boot_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_space(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with serving(tmp_path) as server, server.as_(ANN) as ann:
+        monkeypatch.setattr(server.provider, "create", no_space)
+        status, answer = await call(ann, "POST", "/v1/leases", {"wait_s": 60})
+        assert (status, answer["reason"]) == (503, "boot_failed")
+        assert "No space left" in answer["message"]
+
+
+async def test_what_the_system_refuses_is_the_desktops_error(tmp_path: Path) -> None:
+    provider = XvfbProvider(tmp_path / "missing")
+    with pytest.raises(EnvError, match=r"starting the desktop one: FileNotFoundError.*missing"):
+        await provider.create("one")
+    assert await provider.find() == []
+
+
+async def test_a_full_disk_keeps_no_desktop_and_is_caught_up_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DataError("the registry cannot be written: No space left on device")
+
+    provider = FakeProvider(tmp_path / "d")
+    async with serving(tmp_path, provider=provider, keep=True) as server, server.as_(ANN) as ann:
+        before = await lease(ann)
+        with monkeypatch.context() as patch:
+            patch.setattr("dart_gui.env.server.registry.write_whole", full)
+            kept = await lease(ann)
+            assert (await call(ann, "DELETE", f"/v1/leases/{before}"))[0] == 200
+            await server.reap()
+            _, status = await call(ann, "GET", "/v1/status")
+            assert "No space left" in status["warnings"][-1]
+        (left,) = await provider.find()
+        await server.reap()
+        assert "No space left" not in " ".join(server.service.status().warnings)
+    async with serving(tmp_path, provider=provider) as server, server.as_(ANN) as ann:
+        assert (await call(ann, "GET", f"/v1/leases/{kept}"))[1]["desktop_id"] == left.desktop_id
+        assert await provider.find() == [left]
+
+
+async def test_every_error_that_is_explained_is_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise SetupError("the machine lacks something")
+
+    async with serving(tmp_path) as server, server.as_(ANN) as ann:
+        monkeypatch.setattr(server.service, "status", broken)
+        status, answer = await call(ann, "GET", "/v1/status")
+        assert (status, answer) == (500, {"error": "the machine lacks something"})
+
+
+async def test_ticks_go_on_where_the_provider_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, over = asyncio.Event(), asyncio.Event()
+
+    async def too_many() -> None:
+        looked.set()
+        raise OSError(24, "Too many open files")
+
+    async def nap(_: float) -> None:
+        await over.wait()
+        await asyncio.sleep(0.01)
+
+    async with serving(tmp_path, sleep=nap) as server, server.as_(ANN) as ann:
+        await lease(ann, ttl_s=5)
+        with monkeypatch.context() as patch:
+            patch.setattr(server.provider, "find", too_many)
+            over.set()
+            await looked.wait()
+            looked.clear()
+            await looked.wait()
+        server.clock.advance(6)
+        await until(lambda: server.service.status().num_ended["expired"] == 1)
+        await until(lambda: server.service.status().num_ending == 0)
+        assert await server.provider.find() == []
+
+
+EVENTS = ("open", "release", "late", "die", "stray", "fail", "full", "nap", "tick", "turn")
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), max_size=25))
+def test_every_desktop_boots_or_is_a_spare_or_leased_or_ends(events: list[tuple[str, int]]) -> None:
+    """Whatever happens between the start and the stop, but a stray before the next tick."""
+    with TemporaryDirectory() as folder:
+        asyncio.run(_happen(Path(folder), events))
+
+
+async def _happen(folder: Path, events: list[tuple[str, int]]) -> None:
+    naps, strays, is_full = Naps(), set[str](), False
+
+    def write(*args: Any, **kwargs: Any) -> None:
+        if is_full:
+            raise DataError("No space left on device")
+        write_whole(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dart_gui.env.server.registry.write_whole", write)
+        async with serving(folder, desktops=2, spares=1, sleep=naps) as server:
+            service, provider = server.service, server.provider
+            for event, number in events:
+                live = service.live()
+                if event == "open":
+                    with suppress(QuotaError):
+                        service.open(ANN, ttl_s=10)
+                elif event == "release" and live:
+                    leaving = live[number % len(live)].lease_id
+                    await service.release(leaving, ANN)
+                elif event == "late":
+                    server.clock.advance(4 * number)
+                elif event == "die":
+                    await die(service._pool, provider, number)
+                elif event == "stray":
+                    strays.add(f"stray{provider.num_created}")
+                    await provider.create(f"stray{provider.num_created}")
+                elif event == "fail":
+                    provider.num_failing_ends += 1
+                elif event == "full":
+                    is_full = not is_full
+                elif event == "nap":
+                    naps.end()  # which may be a tick, too
+                elif event == "tick":
+                    await service.reap()
+                    strays = set()
+                for _ in range(number):
+                    await asyncio.sleep(0)
+                known = service._pool._known
+                assert {one.desktop_id for one in await provider.find()} <= known.keys() | strays
+                taken = {k.desktop_id for k in known.values() if k.state is DesktopState.TAKEN}
+                leased = {lease.desktop_id for lease in service.live() if lease.desktop_id}
+                assert taken == leased
+            provider.num_failing_ends, is_full = 0, False
+            await service.reap()
+    assert await provider.find() == []
+
+
+async def test_an_end_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server, server.as_(ANN) as ann, server.as_(BOB) as bob:
+        for _ in range(3):
+            await lease(ann, ttl_s=5)
+        await lease(bob, ttl_s=50)
+        server.provider.hold_end.clear()
+        server.clock.advance(6)
+        await server.service.reap()
+        status = server.service.status()
+        assert (status.num_leased, status.num_ending) == (1, 3)
+        server.clock.advance(50)
+        await server.service.reap()
+        assert server.service.status().num_ended["expired"] == 4
+        server.provider.hold_end.set()
+        await until(lambda: server.service.status().num_ending == 0)
+        assert await server.provider.find() == []
+
+
+async def test_a_stopped_server_ends_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, spares=1) as server, server.as_(ANN) as ann:
+        for _ in range(2):
+            await lease(ann)
+        await until(lambda: server.service.status().num_ready == 1)
+        together(server, 3, monkeypatch)
+    assert await server.provider.find() == []
+
+
+def together(server: Running, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on so many desktops end at once, or none."""
+    barrier, destroy = asyncio.Barrier(number), server.provider.destroy
+
+    async def destroyed(desktop_id: str) -> None:
+        async with asyncio.timeout(60):
+            await barrier.wait()
+        await destroy(desktop_id)
+
+    monkeypatch.setattr(server.provider, "destroy", destroyed)
 
 
 @pytest.mark.parametrize("fault", [Fault.GARBAGE, Fault.HANGS])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 from dart_gui.env.desktop.client import Address, GuestClient
 from dart_gui.env.providers.fake import FakeProvider, Fault
 from dart_gui.env.server.app import new_app
-from dart_gui.env.server.client import ServerSource
+from dart_gui.env.server.client import REST_S, ServerSource
 from dart_gui.env.server.registry import Registry
 from dart_gui.env.server.service import EnvService
 from dart_gui.env.server.tokens import Token, Tokens
@@ -49,6 +49,11 @@ class Running:
     clock: FakeClock
     url: str
 
+    async def reap(self) -> None:
+        """A tick, and the end of what it ends."""
+        await self.service.reap()
+        await until(lambda: self.service.status().num_ending == 0)
+
     @asynccontextmanager
     async def as_(self, token: Token | None) -> AsyncIterator[aiohttp.ClientSession]:
         headers = {"Authorization": f"Bearer {token.token}"} if token else {}
@@ -66,17 +71,19 @@ async def serving(
     keep: bool = False,
     faults: tuple[Fault, ...] = (Fault.NONE,),
     clock: FakeClock | None = None,
+    sleep: Callable[[float], Awaitable[None]] = never,
+    tokens: Sequence[Token] = (ANN, BOB, ROOT),
 ) -> AsyncIterator[Running]:
     provider = provider or FakeProvider(folder / "d", faults=faults)
     clock = clock or FakeClock(1000.0)
     service = EnvService(
         provider,
-        Tokens([ANN, BOB, ROOT]),
+        Tokens(tokens),
         Registry(folder),
         max_desktops=desktops,
         spares=spares,
         clock=clock,
-        sleep=never,
+        sleep=sleep,
     )
     await service.start()
     runner = web.AppRunner(new_app(service), shutdown_timeout=0.1)
@@ -138,7 +145,7 @@ async def test_a_lease_does_not_expire_while_its_client_waits(tmp_path: Path) ->
             before = server.service.live()[0].expires_at
             server.clock.advance(0.9)
             await until(lambda before=before: server.service.live()[0].expires_at > before)  # type: ignore[misc]
-            await server.service.reap()
+            await server.reap()
         server.provider.hold_boot.set()
         assert await waiting == starting.lease_id
 
@@ -192,11 +199,11 @@ async def test_a_client_that_vanishes_loses_its_lease(tmp_path: Path) -> None:
         server.clock.advance(20)
         assert (await call(bob, "POST", f"/v1/leases/{kept}/heartbeat"))[1]["expires_at"] == 1050.0
         server.clock.advance(20)
-        await server.service.reap()
+        await server.reap()
         assert (await call(ann, "GET", f"/v1/leases/{lost}"))[1]["reason"] == "expired"
         assert (await call(bob, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
         server.clock.advance(29)  # the request above counted as a heartbeat
-        await server.service.reap()
+        await server.reap()
         assert (await call(bob, "GET", f"/v1/leases/{kept}"))[1]["state"] == "running"
         assert len(await server.provider.find()) == 1
 
@@ -210,7 +217,7 @@ async def test_a_desktop_that_dies_ends_its_lease_and_no_other(tmp_path: Path) -
         assert status == 502
         assert "does not answer" in answer["error"]
         await server.provider.destroy(desktop_id)  # as the kernel does with its processes
-        await server.service.reap()
+        await server.reap()
         assert (await call(ann, "GET", f"/v1/leases/{dead}"))[1]["reason"] == "lost"
         assert (await call(ann, "GET", f"/v1/leases/{fine}/guest/health"))[0] == 200
 
@@ -301,7 +308,7 @@ async def test_looking_at_a_desktop_does_not_keep_it(tmp_path: Path) -> None:
         async with root.get(f"/v1/leases/{lease_id}/thumbnail") as response:
             assert response.status == 200
         server.clock.advance(2)
-        await server.service.reap()
+        await server.reap()
         assert (await call(ann, "GET", f"/v1/leases/{lease_id}"))[1]["reason"] == "expired"
 
 
@@ -339,6 +346,7 @@ async def test_a_restarted_server_finds_its_desktops(tmp_path: Path) -> None:
     await provider.create("orphan")
     async with serving(tmp_path, provider=provider, clock=clock, desktops=2) as server:
         assert server.service.status().num_orphans == 1
+        await until(lambda: server.service.status().num_ending == 0)
         assert len(await provider.find()) == 1
         async with server.as_(ANN) as ann:
             assert (await call(ann, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
@@ -349,6 +357,43 @@ async def test_a_restarted_server_finds_its_desktops(tmp_path: Path) -> None:
             await until(lambda: server.service.status().num_booting == 0)
         assert server.service.tokens.get("bob") == BOB.model_copy(update={"limit": 5})
     assert await provider.find() == []
+
+
+@pytest.mark.parametrize("down_s", [1, 1000])
+async def test_an_old_lease_outlives_a_restart(tmp_path: Path, down_s: float) -> None:
+    """It is older than its time to live, of which the registry knows no heartbeat."""
+    provider, clock = FakeProvider(tmp_path / "d"), FakeClock(1000.0)
+    async with (
+        serving(tmp_path, provider=provider, clock=clock, keep=True) as server,
+        server.as_(ANN) as ann,
+    ):
+        kept = await lease(ann, ttl_s=60)
+        for _ in range(8):
+            clock.advance(15)
+            await call(ann, "POST", f"/v1/leases/{kept}/heartbeat")
+        await server.reap()
+    clock.advance(down_s)
+    async with (
+        serving(tmp_path, provider=provider, clock=clock) as server,
+        server.as_(ANN) as ann,
+    ):
+        await server.reap()
+        assert (await call(ann, "GET", f"/v1/leases/{kept}/guest/health"))[0] == 200
+        clock.advance(61)
+        await server.reap()
+        assert (await call(ann, "GET", f"/v1/leases/{kept}"))[1]["reason"] == "expired"
+
+
+async def test_a_limit_that_was_set_gives_way_to_a_new_configuration(tmp_path: Path) -> None:
+    (tmp_path / "registry.json").write_text('{"leases": [], "limits": {"ann": 1}}')  # as once
+    async with serving(tmp_path) as server, server.as_(ROOT) as root:
+        for name in ("ann", "bob"):
+            await call(root, "PUT", f"/v1/tokens/{name}/limit", {"limit": 8})
+    changed = [ANN.model_copy(update={"limit": 5}), BOB, ROOT]
+    for _ in range(2):
+        async with serving(tmp_path, tokens=changed) as server:
+            limits = [token.limit for token in server.service.tokens.all()]
+            assert limits == [5, 8, ROOT.limit]
 
 
 async def test_a_server_killed_with_eight_leases_out(tmp_path: Path) -> None:
@@ -370,7 +415,7 @@ async def test_a_server_killed_with_eight_leases_out(tmp_path: Path) -> None:
         async with server.as_(ROOT) as root:
             assert (await call(root, "GET", f"/v1/leases/{leases[5]}/guest/health"))[0] == 200
             clock.advance(101)
-            await server.service.reap()
+            await server.reap()
             assert await provider.find() == []
 
 
@@ -411,6 +456,70 @@ async def test_a_server_with_booted_spares_comes_first(tmp_path: Path) -> None:
         assert cold.service.status().num_leased == 0
         await source.close()
         assert warm.service.status().num_leased == 0
+
+
+async def test_those_that_take_at_once_are_spread(tmp_path: Path) -> None:
+    async with serving(tmp_path / "a") as one, serving(tmp_path / "b") as two:
+        source = ServerSource([one.url, two.url], ROOT.token)
+        await source.start()
+        for server in (one, two):
+            server.provider.hold_boot.clear()
+        taking = [asyncio.create_task(source.take()) for _ in range(8)]
+        leased = [0, 0]
+        while sum(leased) < 8:
+            await asyncio.sleep(0.005)
+            leased = [server.service.status().num_leased for server in (one, two)]
+        assert leased == [4, 4]
+        for server in (one, two):
+            server.provider.hold_boot.set()
+        await asyncio.gather(*taking)
+        await source.close()
+
+
+async def test_a_server_whose_desktops_do_not_boot_comes_last_for_a_while(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with (
+        serving(tmp_path / "a", faults=(Fault.NO_BOOT,)) as bad,
+        serving(tmp_path / "b", desktops=3) as good,
+    ):
+        source = ServerSource([bad.url, good.url], ANN.token, clock=clock)
+        await source.start()
+        for _ in range(2):
+            assert (await source.take()).address.url.startswith(good.url)
+        assert bad.provider.num_created == 1
+        clock.advance(REST_S + 1)
+        assert (await source.take()).address.url.startswith(good.url)
+        assert bad.provider.num_created == 2
+        with pytest.raises(EnvError, match="did not boot"):  # all others are full
+            await source.take()
+        assert bad.provider.num_created == 3
+        await source.close()
+
+
+async def test_a_server_that_fails_is_not_asked_for_a_while(tmp_path: Path) -> None:
+    clock, asked = FakeClock(), []
+
+    async def fail(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"error": "out of order"}, status=503)
+
+    app = web.Application()
+    app.router.add_get("/v1/status", fail)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    broken = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving(tmp_path) as server:
+        source = ServerSource([broken, server.url], ANN.token, clock=clock)
+        await source.start()
+        for _ in range(2):
+            await source.take()
+        assert len(asked) == 1
+        clock.advance(REST_S + 1)
+        await source.take()
+        assert len(asked) == 2
+        await source.close()
+    await runner.cleanup()
 
 
 async def test_taking_waits_where_all_are_full(tmp_path: Path) -> None:

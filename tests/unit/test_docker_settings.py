@@ -7,14 +7,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dart_gui.config import EnvConfig
 from dart_gui.env.providers.containers import container_spec
-from dart_gui.env.providers.docker import connect, container_options, docker_provider
+from dart_gui.env.providers.docker import (
+    DESKTOP,
+    OWNER,
+    connect,
+    container_options,
+    docker_provider,
+)
 from dart_gui.env.providers.kvm import Kvm, probe
 from dart_gui.errors import ConfigError, SetupError
 from dart_gui.launch.env_server import ServerOptions, make_provider
@@ -73,7 +79,7 @@ def test_osworld_has_kvm_where_it_works(tmp_path: Path) -> None:
     assert (spec.devices, spec.privileges, spec.warnings) == (("/dev/kvm",), ("NET_ADMIN",), ())
     # Its guest server has no way to them, as ours has.
     published = container_options(spec, "net")["ports"]
-    assert published == {f"{port}/tcp": ("127.0.0.1", None) for port in (5000, 9222, 8080)}
+    assert published == {f"{port}/tcp": ("127.0.0.1", None) for port in (5000, 9222, 8080, 8006)}
 
 
 def test_osworld_without_kvm_says_so(tmp_path: Path) -> None:
@@ -132,6 +138,52 @@ def test_a_daemon_that_is_absent_or_elsewhere(tmp_path: Path, monkeypatch: Any) 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SetupError, match=r"pip install 'dart-gui\[docker\]'"):
         connect()
+
+
+class Answers:
+    """What a daemon says of its containers, one answer after another: which run, by desktop."""
+
+    def __init__(self, owner: str, *answers: dict[str, bool]) -> None:
+        self._owner = owner
+        self._answers = list(answers)
+
+    def list(self, **_: Any) -> list[SimpleNamespace]:
+        return [self._container(*item) for item in self._answers.pop(0).items()]
+
+    def _container(self, desktop_id: str, is_running: bool) -> SimpleNamespace:
+        ports = {"5000/tcp": [{"HostPort": "7"}]} if is_running else {}
+        return SimpleNamespace(
+            labels={OWNER: self._owner, DESKTOP: desktop_id},
+            attrs={
+                "State": {"Running": is_running},
+                "Created": "2026-01-01T00:00:00Z",
+                "NetworkSettings": {"Ports": ports},
+            },
+        )
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        ([{"b": True, "a": True}], {"a": True, "b": True}),
+        ([{"dead": False, "a": True}] * 2, {"a": True, "dead": False}),
+        # It was booting when the daemon looked, and was ready before the answer was there.
+        ([{"late": False, "a": True}, {"late": True, "a": True}], {"a": True, "late": True}),
+        ([{"dead": False}, {"dead": False, "later": False}], {"dead": False}),
+        ([{"dead": False, "boots": True, "soon": False}] * 2, {"dead": False}),
+        ([{"boots": True, "soon": False}], {}),
+        ([{"dead": False}, {}], {}),
+    ],
+)
+async def test_an_old_answer_of_the_daemon_takes_no_desktop_for_dead(
+    tmp_path: Path, answers: list[dict[str, bool]], found: dict[str, bool]
+) -> None:
+    provider = docker_provider(EnvConfig(), tmp_path)
+    containers = Answers(provider._owner, *answers)
+    provider._docker = SimpleNamespace(containers=containers)
+    provider._booting = {"boots", "soon"}
+    assert {one.desktop_id: one.is_running for one in await provider.find()} == found
+    assert containers._answers == []
 
 
 def test_the_env_server_takes_its_settings(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from dart_gui.env.server.leases import (
     UnknownLeaseError,
 )
 from dart_gui.env.server.metrics import exposition
-from dart_gui.env.server.registry import Registry
+from dart_gui.env.server.registry import Registry, Remembered
 from dart_gui.env.server.service import ServerStatus
-from dart_gui.env.server.tokens import Token, Tokens, load_tokens, make_token
+from dart_gui.env.server.tokens import ChangedLimit, Token, Tokens, load_tokens, make_token
 from dart_gui.errors import AuthError, ConfigError, DataError, SetupError
 from dart_gui.fakes import FakeClock
 
@@ -136,13 +136,12 @@ def some_leases() -> list[Lease]:
 
 def test_a_registry_gives_back_what_it_was_given(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "server")
-    assert registry.open().leases == ()
-    registry.save(some_leases(), {"ann": 3})
+    assert registry.open().leases == []
+    saved = Remembered(some_leases(), {"ann": ChangedLimit(limit=3, configured=2)})
+    registry.save(saved)
     registry.close()
-    remembered = registry.open()
+    assert registry.open() == saved
     registry.close()
-    assert list(remembered.leases) == some_leases()
-    assert remembered.limits == {"ann": 3}
 
 
 def test_two_servers_do_not_share_a_folder(tmp_path: Path) -> None:
@@ -155,7 +154,7 @@ def test_two_servers_do_not_share_a_folder(tmp_path: Path) -> None:
     second.close()
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"leases": [{}], "limits": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"leases": [{}]}'])
 def test_a_registry_that_is_broken_says_what_to_do(tmp_path: Path, text: str) -> None:
     (tmp_path / "registry.json").write_text(text)
     registry = Registry(tmp_path)
@@ -185,8 +184,21 @@ def test_limits_can_be_set() -> None:
     for name, limit in (("eve", 1), ("ann", -1)):
         with pytest.raises(ConfigError, match="no token"):
             tokens.set_limit(name, limit)
-    tokens.set_limits({"ann": 3, "eve": 9})
-    assert [token.limit for token in tokens.all()] == [3, 0]
+    assert tokens.changed_limits() == {"ann": ChangedLimit(limit=7, configured=2)}
+    tokens.set_limit("ann", 2)
+    assert tokens.changed_limits() == {}
+
+
+def test_a_limit_that_was_set_holds_until_the_configuration_changes() -> None:
+    tokens = Tokens([ANN, BOB])
+    tokens.restore_limits(
+        {
+            "ann": ChangedLimit(limit=7, configured=ANN.limit),
+            "bob": ChangedLimit(limit=7, configured=BOB.limit + 1),
+            "eve": ChangedLimit(limit=7, configured=1),
+        }
+    )
+    assert [token.limit for token in tokens.all()] == [7, BOB.limit]
 
 
 def test_names_and_secrets_are_unique() -> None:
@@ -237,6 +249,7 @@ def test_metrics_are_in_prometheus_format() -> None:
         num_leased=2,
         num_ready=1,
         num_booting=0,
+        num_ending=0,
         num_boot_failures=3,
         num_quota_refusals=5,
         num_orphans=6,

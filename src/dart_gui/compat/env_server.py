@@ -12,6 +12,7 @@ lessee's address only, and whose traffic keeps the lease alive. They are the sam
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import deque
@@ -233,8 +234,7 @@ class PublishedRoutes:
         """The caller's own, an administrator's too."""
         token = request[TOKEN]
         mine = [lease for lease in self._running(token) if lease.owner == token.name]
-        for lease in mine:
-            await self._release(lease, token)
+        await asyncio.gather(*(self._release(lease, token) for lease in mine))
         return answer(
             0,
             f"Stopped {len(mine)} emulator(s), 0 failed",
@@ -253,8 +253,7 @@ class PublishedRoutes:
         dry_run, token = bool(body.get("dry_run", False)), request[TOKEN]
         now = self._clock()
         old = [lease for lease in self._running(token) if now - lease.created_at >= min_age_s]
-        for lease in [] if dry_run else old:
-            await self._release(lease, token)
+        await asyncio.gather(*(self._release(lease, token) for lease in old if not dry_run))
         verb = "[DRY RUN] Would remove" if dry_run else "Removed"
         return answer(
             0,
@@ -268,8 +267,8 @@ class PublishedRoutes:
     async def _cleanup(self, request: web.Request) -> web.Response:
         if not request[TOKEN].admin:
             return answer(403, "Forbidden: an administrator's token is required")
-        for lease in self._running(request[TOKEN]):
-            await self._release(lease, request[TOKEN])
+        token = request[TOKEN]
+        await asyncio.gather(*(self._release(lease, token) for lease in self._running(token)))
         return answer(0, "Cleanup executed", ret=0)
 
     async def _request_logs(self, request: web.Request) -> web.Response:

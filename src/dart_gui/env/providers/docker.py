@@ -93,22 +93,24 @@ class DockerProvider:
             raise
         finally:
             self._booting.discard(desktop_id)
-        return self._describe(container, created_at=began, boot_s=self._clock() - began)
+        return self._describe(container, boot_s=self._clock() - began)
 
     async def destroy(self, desktop_id: str) -> None:
         await self._call(f"ending the desktop {desktop_id}", self._remove, desktop_id)
 
     async def find(self) -> list[Desktop]:
-        """Also removes the containers that have ended on their own."""
-        found = []
-        for container in await self._call("looking for desktops", self._own):
-            desktop_id = container.labels[DESKTOP]
-            if container.attrs["State"]["Running"]:
-                created_at = datetime.fromisoformat(container.attrs["Created"]).timestamp()
-                found.append(self._describe(container, created_at=created_at, boot_s=0.0))
-            elif desktop_id not in self._booting:
-                await self.destroy(desktop_id)
-        return sorted(found, key=lambda desktop: desktop.desktop_id)
+        booting = set(self._booting)
+        found = await self._call("looking for desktops", self._own)
+        ended = _ended(found) - booting - self._booting
+        if ended:
+            # An answer is old when it comes: one that does not run in it may have been booting.
+            found = await self._call("looking for desktops", self._own)
+            ended &= _ended(found)
+        booted = _named(found) - booting - self._booting - (_ended(found) - ended)
+        return sorted(
+            (self._describe(one) for one in found if one.labels[DESKTOP] in booted),
+            key=lambda desktop: desktop.desktop_id,
+        )
 
     async def usage(self, desktop_id: str) -> Usage | None:
         return await self._call("measuring a desktop", self._measure, desktop_id)
@@ -164,12 +166,14 @@ class DockerProvider:
         log: bytes = await self._call("reading its log", lambda: container.logs(tail=20))
         return f"It said: {log.decode(errors='replace').strip()[-500:] or 'nothing'}"
 
-    def _describe(self, container: Any, *, created_at: float, boot_s: float) -> Desktop:
+    def _describe(self, container: Any, *, boot_s: float = 0.0) -> Desktop:
+        is_running = container.attrs["State"]["Running"]
         return Desktop(
             desktop_id=container.labels[DESKTOP],
-            address=self._address(container),
-            created_at=created_at,
+            address=self._address(container) if is_running else Address(),
+            created_at=datetime.fromisoformat(container.attrs["Created"]).timestamp(),
             boot_s=boot_s,
+            is_running=is_running,
         )
 
     def _address(self, container: Any) -> Address:
@@ -251,6 +255,14 @@ class DockerProvider:
                 num_processes=stats["pids_stats"].get("current", 0),
             )
         return None
+
+
+def _named(containers: list[Any]) -> set[str]:
+    return {container.labels[DESKTOP] for container in containers}
+
+
+def _ended(containers: list[Any]) -> set[str]:
+    return _named([one for one in containers if not one.attrs["State"]["Running"]])
 
 
 async def _why_not_ready(address: Address, what: str) -> EnvError | None:

@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class _Running:
     guest: Guest
     runner: web.AppRunner
     released: asyncio.Event  # requests that hang end with an error
+    stopping: asyncio.Lock  # it may die while it is ended
 
 
 class FakeProvider:
@@ -66,6 +67,11 @@ class FakeProvider:
         self.hold_boot = asyncio.Event()
         """Clear it, and desktops boot only once it is set."""
         self.hold_boot.set()
+        self.num_failing_ends = 0
+        """So many of the next ends fail."""
+        self.hold_end = asyncio.Event()
+        """Clear it, and desktops end only once it is set."""
+        self.hold_end.set()
 
     async def start(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
@@ -92,20 +98,34 @@ class FakeProvider:
             created_at=began,
             boot_s=self._clock() - began,
         )
-        self._running[desktop_id] = await self._serve(desktop, folder, fault)
+        # Not to be cut in the middle: asyncio would lose a server that listens already.
+        serving = asyncio.ensure_future(self._serve(desktop, folder, fault))
+        try:
+            self._running[desktop_id] = await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            await _stop(await serving)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return desktop
 
     async def die(self, desktop_id: str) -> None:
-        """End the guest server, as a crash of the desktop does; the provider is not told."""
-        await _stop(self._running[desktop_id])
+        """End the guest server, as a crash of the desktop does."""
+        running = self._running[desktop_id]
+        running.desktop = replace(running.desktop, is_running=False)
+        await _stop(running)
 
     async def destroy(self, desktop_id: str) -> None:
-        running = self._running.pop(desktop_id, None)
+        running = self._running.get(desktop_id)
         if running is None:
             return
+        if self.num_failing_ends:
+            self.num_failing_ends -= 1
+            raise EnvError(f"the desktop {desktop_id} did not end: the script says so")
+        await self.hold_end.wait()
         await _stop(running)
         running.guest.close()
         shutil.rmtree(self._root / desktop_id, ignore_errors=True)
+        self._running.pop(desktop_id, None)
 
     async def find(self) -> list[Desktop]:
         return [running.desktop for running in self._running.values()]
@@ -129,12 +149,13 @@ class FakeProvider:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
         await web.UnixSite(runner, str(desktop.address.socket)).start()
-        return _Running(desktop, screen, guest, runner, released)
+        return _Running(desktop, screen, guest, runner, released, asyncio.Lock())
 
 
 async def _stop(running: _Running) -> None:
     running.released.set()
-    await running.runner.cleanup()
+    async with running.stopping:
+        await running.runner.cleanup()
 
 
 def _faulty(fault: Fault, screen: FakeScreen, released: asyncio.Event) -> Middleware:

@@ -88,7 +88,7 @@ class PrivateProvider:
         with lock:
             left = self._make(folder / "d")
             await left.start()
-            for desktop in await left.find():  # what has ended is removed, with its control groups
+            for desktop in await left.find():  # what has ended too: its control groups are left
                 await left.destroy(desktop.desktop_id)
             await left.close()
             _remove(folder)

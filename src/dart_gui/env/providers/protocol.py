@@ -10,12 +10,13 @@ from dart_gui.env.desktop.client import Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desktop:
-    """A desktop that is ready for use, and where its guest server is."""
+    """A desktop that has booted, and where its guest server is."""
 
     desktop_id: str
     address: Address
     created_at: float  # Unix seconds
     boot_s: float
+    is_running: bool = True  # False for one that ended on its own: what is left of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +50,16 @@ class Provider(Protocol):
         ...
 
     async def destroy(self, desktop_id: str) -> None:
-        """End a desktop and all in it. Idempotent; nothing happens for one that is unknown."""
+        """End a desktop and all in it. Idempotent; nothing happens for one that is unknown.
+
+        Raises:
+            EnvError: something of it may be left.
+        """
         ...
 
     async def find(self) -> list[Desktop]:
-        """The desktops that run now, those of an earlier process included."""
+        """The desktops that have booted and are not destroyed, those of an earlier process and those
+        that ended on their own included; never one that is booting. Changes nothing."""
         ...
 
     async def usage(self, desktop_id: str) -> Usage | None:

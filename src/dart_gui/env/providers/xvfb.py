@@ -30,7 +30,7 @@ from dart_gui.env.providers.sandbox import (
     sandbox_argv,
     unreadable,
 )
-from dart_gui.errors import EnvError, SetupError
+from dart_gui.errors import EnvError, SetupError, boundary
 
 log = logging.getLogger(__name__)
 
@@ -101,15 +101,12 @@ class XvfbProvider:
         if not _ID.fullmatch(desktop_id):
             raise ValueError(f"a desktop id is letters, digits, _ and -; got {desktop_id!r}")
         folder = self._root / desktop_id
-        folder.mkdir(mode=0o700)  # an id is used once
+        if folder.exists():
+            raise FileExistsError(f"there is a desktop {desktop_id!r} already")
         self._booting.add(desktop_id)
         try:
-            spawning = asyncio.ensure_future(self._spawn(desktop_id, folder))
-            try:
-                await asyncio.shield(spawning)
-            finally:
-                await asyncio.wait({spawning})  # cancelled half way it would leave a process behind
-            await self._await_ready(desktop_id, folder)
+            with boundary(EnvError, f"starting the desktop {desktop_id}"):
+                await self._boot(desktop_id, folder)
         except BaseException:
             await self.destroy(desktop_id)
             raise
@@ -118,6 +115,10 @@ class XvfbProvider:
         return self._describe(desktop_id, created_at=began, boot_s=self._clock() - began)
 
     async def destroy(self, desktop_id: str) -> None:
+        with boundary(EnvError, f"ending the desktop {desktop_id}"):
+            await self._destroy(desktop_id)
+
+    async def _destroy(self, desktop_id: str) -> None:
         child = self._children.pop(desktop_id, None)
         if child is not None:
             # By its process id first: until it has become bubblewrap it carries no mark.
@@ -125,20 +126,24 @@ class XvfbProvider:
                 child.kill()
             await child.wait()
         await self._end(self._mark(desktop_id))
-        shutil.rmtree(self._root / desktop_id, ignore_errors=True)
+        folder = self._root / desktop_id
+        shutil.rmtree(folder, ignore_errors=True)  # another call may be at it too
+        if folder.exists():
+            raise EnvError(f"the folder {folder} cannot be removed")
 
     async def find(self) -> list[Desktop]:
-        """Also removes what desktops left that ended on their own; only one process may call this
-        for a folder at a time."""
         marks = {process.mark for process in processes.marked()}
-        found = []
-        for folder in sorted(self._root.iterdir()) if self._root.is_dir() else []:
-            if self._mark(folder.name) in marks:
-                created_at = folder.stat().st_mtime
-                found.append(self._describe(folder.name, created_at=created_at, boot_s=0.0))
-            elif folder.name not in self._booting:
-                await self.destroy(folder.name)
-        return found
+        # Nothing is awaited in between: what boots is in the set for as long as it has no mark.
+        return [
+            self._describe(
+                folder.name,
+                created_at=folder.stat().st_mtime,
+                boot_s=0.0,
+                is_running=self._mark(folder.name) in marks,
+            )
+            for folder in (sorted(self._root.iterdir()) if self._root.is_dir() else [])
+            if _ID.fullmatch(folder.name) and folder.name not in self._booting
+        ]
 
     async def usage(self, desktop_id: str) -> Usage | None:
         return await asyncio.to_thread(processes.usage, self._mark(desktop_id))
@@ -149,9 +154,25 @@ class XvfbProvider:
     def _mark(self, desktop_id: str) -> str:
         return str(self._root / desktop_id)
 
-    def _describe(self, desktop_id: str, *, created_at: float, boot_s: float) -> Desktop:
-        address = Address(socket=self._root / desktop_id / _SOCKET)
-        return Desktop(desktop_id=desktop_id, address=address, created_at=created_at, boot_s=boot_s)
+    def _describe(
+        self, desktop_id: str, *, created_at: float, boot_s: float, is_running: bool = True
+    ) -> Desktop:
+        return Desktop(
+            desktop_id=desktop_id,
+            address=Address(socket=self._root / desktop_id / _SOCKET),
+            created_at=created_at,
+            boot_s=boot_s,
+            is_running=is_running,
+        )
+
+    async def _boot(self, desktop_id: str, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        spawning = asyncio.ensure_future(self._spawn(desktop_id, folder))
+        try:
+            await asyncio.shield(spawning)
+        finally:
+            await asyncio.wait({spawning})  # cancelled half way it would leave a process behind
+        await self._await_ready(desktop_id, folder)
 
     async def _spawn(self, desktop_id: str, folder: Path) -> None:
         entrances = self._groups.create(_group_name(folder), self._limits)

@@ -33,7 +33,7 @@ from dart_gui.env.server.metrics import exposition
 from dart_gui.env.server.service import EnvService
 from dart_gui.env.server.tokens import Token
 from dart_gui.env.sockets import relay_socket, wants_socket
-from dart_gui.errors import AuthError, ConfigError, EnvError, boundary
+from dart_gui.errors import AuthError, ConfigError, DartError, EnvError, boundary
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def add_routes(app: web.Application, *routes: tuple[str, str, Handler]) -> None:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as JSON: ``{"error": text}``."""
+    """Every error that we explain as JSON: ``{"error": text}``."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -102,6 +102,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return problem(400, str(error))
     except EnvError as error:
         return problem(502, str(error))
+    except DartError as error:
+        return problem(500, str(error))
 
 
 @web.middleware

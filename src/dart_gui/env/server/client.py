@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,14 @@ log = logging.getLogger(__name__)
 TTL_S = 60.0
 BEAT_S = TTL_S / 4
 ANSWER_S = 10.0
+CONNECT_S = 3.0
+"""Of that: a host that drops what it is sent costs so much."""
 BOOT_S = 180.0
 FULL_S = 600.0
 """For a place to become free anywhere."""
 RETRY_S = 1.0
+REST_S = 30.0
+"""For so long a server that failed comes after all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +48,8 @@ class _Held:
 
 
 class ServerSource:
-    """Several env servers as one. A server that does not answer is left out until it does."""
+    """Several env servers as one. One that does not answer, or whose desktops do not boot, comes after
+    the others for a while."""
 
     def __init__(
         self,
@@ -52,11 +58,16 @@ class ServerSource:
         *,
         full_timeout_s: float = FULL_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._urls = [url.rstrip("/") for url in urls]
         self._headers = {"Authorization": f"Bearer {token}"}
         self._full_timeout_s = full_timeout_s
         self._sleep = sleep
+        self._clock = clock
+        self._rests_until: dict[str, float] = {}  # by URL
+        # From a look at the loads to the lease: all that take at once would see the same one empty.
+        self._choosing = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._held: dict[str, _Held] = {}  # by desktop id, which is the lease's
 
@@ -73,15 +84,23 @@ class ServerSource:
         """A desktop of the server that has most room, waiting for some where all are full.
 
         Raises:
-            EnvError: none had room in time, none answers, or the desktop did not boot.
+            EnvError: none had room in time, none answers, or no desktop booted on any that had room.
         """
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = self._clock()
+        failed: dict[str, EnvError] = {}  # by URL: each gets one try
         while True:
-            for load in await self._loads():
-                if (desktop := await self._open(load.url)) is not None:
-                    return desktop
-            if loop.time() - began > self._full_timeout_s:
+            async with self._choosing:
+                held = await self._open_somewhere(failed)
+            if held is not None:
+                try:
+                    return await self._started(held)
+                except EnvError as error:
+                    self._note_failure(held.url, error)
+                    failed[held.url] = error
+                    continue
+            if failed:
+                raise next(reversed(failed.values()))
+            if self._clock() - began > self._full_timeout_s:
                 raise EnvError(
                     f"no desktop became free on {', '.join(self._urls)} within "
                     f"{self._full_timeout_s:g} s"
@@ -97,34 +116,64 @@ class ServerSource:
         await asyncio.shield(self._release(held.url, held.lease_id))
 
     async def close(self) -> None:
-        for held in list(self._held.values()):
-            held.heart.cancel()
-            await self._release(held.url, held.lease_id)
+        held = list(self._held.values())
         self._held.clear()
+        for each in held:
+            each.heart.cancel()
+        await asyncio.gather(*(self._release(each.url, each.lease_id) for each in held))
         if self._session is not None:
             await self._session.close()
             self._session = None
 
+    async def _open_somewhere(self, failed: dict[str, EnvError]) -> _Held | None:
+        """A lease, perhaps without its desktop yet, of the first server that gives one; None where
+        all are full or ``failed``, to which those are added that failed now."""
+        for load in await self._loads():
+            if load.url in failed:
+                continue
+            try:
+                if (held := await self._open(load.url)) is not None:
+                    return held
+            except EnvError as error:
+                self._note_failure(load.url, error)
+                failed[load.url] = error
+        return None
+
     async def _loads(self) -> list[Load]:
-        """Best first: booted desktops, then the smallest share that is leased."""
-        answers = await asyncio.gather(*map(self._load, self._urls), return_exceptions=True)
+        """Best first: booted desktops, then the smallest share that is leased. Servers that rest are
+        asked where no other has room.
+
+        Raises:
+            EnvError: none answers.
+            AuthError: one refuses our token.
+        """
+        now = self._clock()
+        resting = [url for url in self._urls if self._rests_until.get(url, now) > now]
         loads: list[Load] = []
-        errors: list[BaseException] = []
-        for answer in answers:
-            if isinstance(answer, Load):
-                loads.append(answer)
-            elif isinstance(answer, EnvError):
-                errors.append(answer)
-            else:
-                raise answer
+        errors: list[EnvError] = []
+        for urls in ([url for url in self._urls if url not in resting], resting):
+            if any(load.num_free > 0 for load in loads):
+                break
+            answers = await asyncio.gather(*map(self._load_or_error, urls))
+            loads += [answer for answer in answers if isinstance(answer, Load)]
+            errors += [answer for answer in answers if isinstance(answer, EnvError)]
         if not loads:
             raise EnvError(f"no env server answers: {'; '.join(map(str, errors))}")
-        for error in errors:
-            log.warning("%s", error)
         return sorted(
             (load for load in loads if load.num_free > 0),
             key=lambda load: (load.num_ready == 0, load.share),
         )
+
+    async def _load_or_error(self, url: str) -> Load | EnvError:
+        try:
+            return await self._load(url)
+        except EnvError as error:
+            self._note_failure(url, error)
+            return error
+
+    def _note_failure(self, url: str, error: EnvError) -> None:
+        log.warning("%s", error)
+        self._rests_until[url] = self._clock() + REST_S
 
     async def _load(self, url: str) -> Load:
         status, body = await self._call("GET", f"{url}/v1/status", timeout_s=ANSWER_S)
@@ -139,8 +188,8 @@ class ServerSource:
             share=body["num_leased"] / max(body["max_desktops"], 1),
         )
 
-    async def _open(self, url: str) -> Desktop | None:
-        """None where somebody else was faster."""
+    async def _open(self, url: str) -> _Held | None:
+        """A lease, kept alive from here on. None where somebody else was faster."""
         asked = {"ttl_s": TTL_S}
         status, lease = await self._call("POST", f"{url}/v1/leases", body=asked, timeout_s=ANSWER_S)
         if status == 429:
@@ -148,11 +197,17 @@ class ServerSource:
         if status not in (201, 202):
             raise EnvError(f"{url} gave no lease, {status}: {lease.get('error')}")
         lease_id = str(lease["lease_id"])
-        self._held[lease_id] = _Held(url, lease_id, asyncio.create_task(self._beat(url, lease_id)))
+        held = _Held(url, lease_id, asyncio.create_task(self._beat(url, lease_id)))
+        self._held[lease_id] = held
+        return held
+
+    async def _started(self, held: _Held) -> Desktop:
+        """The desktop of a lease; else the lease is released. Raises ``EnvError``."""
+        url, lease_id = held.url, held.lease_id
         try:
             lease = await self._await_running(url, lease_id)
         except BaseException:
-            held = self._held.pop(lease_id)
+            self._held.pop(lease_id, None)
             held.heart.cancel()
             await asyncio.shield(self._release(url, lease_id))
             raise
@@ -198,7 +253,7 @@ class ServerSource:
     ) -> tuple[int, dict[str, Any]]:
         if self._session is None:
             raise EnvError("the environment cluster is not running: it was not started, or closed")
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
         try:
             async with self._session.request(method, url, json=body, timeout=timeout) as response:
                 if response.status == 401:

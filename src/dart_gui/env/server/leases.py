@@ -121,8 +121,9 @@ class LeaseTable:
         return lease
 
     def restore(self, lease: Lease) -> None:
-        """A lease of an earlier process of this server."""
-        self._leases[lease.lease_id] = lease
+        """A lease of an earlier process of this server. Its time to live starts anew: who has it could
+        not reach us, and heartbeats are not on the disk."""
+        self._put(replace(lease, expires_at=self._clock() + lease.ttl_s))
 
     def get(self, lease_id: str, owner: str | None = None) -> Lease:
         """``owner`` None sees all.

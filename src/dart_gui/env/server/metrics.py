@@ -20,6 +20,7 @@ def exposition(status: ServerStatus, leases: Sequence[Lease], tokens: Iterable[T
         ("desktops_max", "Desktops that may be leased at once", {"": status.max_desktops}, ""),
         ("desktops_ready", "Booted spares", {"": status.num_ready}, ""),
         ("desktops_booting", "Desktops that boot now", {"": status.num_booting}, ""),
+        ("desktops_ending", "Desktops that are being ended", {"": status.num_ending}, ""),
         ("leases", "Leases now", states, "state"),
         ("leases_by_owner", "Leases now", {name: by_owner[name] for name in limits}, "owner"),
         ("lease_limit", "Leases that an owner may have", limits, "owner"),

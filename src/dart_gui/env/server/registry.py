@@ -1,9 +1,8 @@
-"""What a server remembers on disk: its leases and the limits that were set."""
+"""What a server remembers on disk: its leases and the limits that were set while it ran."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import IO
 from pydantic import TypeAdapter, ValidationError
 
 from dart_gui.env.server.leases import Lease
+from dart_gui.env.server.tokens import ChangedLimit
 from dart_gui.errors import DataError, SetupError
 from dart_gui.files import write_whole
-
-_LEASES = TypeAdapter(list[Lease])
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    leases: Sequence[Lease] = ()
-    limits: Mapping[str, int] = field(default_factory=dict)
+    leases: Sequence[Lease]
+    changed_limits: Mapping[str, ChangedLimit] = field(default_factory=dict)
+
+
+_REMEMBERED = TypeAdapter(Remembered)
 
 
 class Registry:
@@ -51,10 +52,10 @@ class Registry:
         self._lock = lock
         return self._read()
 
-    def save(self, leases: Sequence[Lease], limits: Mapping[str, int]) -> None:
+    def save(self, remembered: Remembered) -> None:
         """Raises ``DataError`` where it cannot be written."""
-        tree = {"leases": _LEASES.dump_python(list(leases), mode="json"), "limits": dict(limits)}
-        write_whole(self._path, json.dumps(tree), what="the registry of leases", sync=True)
+        text = _REMEMBERED.dump_json(remembered)
+        write_whole(self._path, text, what="the registry of leases", sync=True)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -63,12 +64,10 @@ class Registry:
 
     def _read(self) -> Remembered:
         if not self._path.exists():
-            return Remembered()
+            return Remembered([])
         try:
-            tree = json.loads(self._path.read_text(encoding="utf-8"))
-            limits = {str(name): int(limit) for name, limit in tree["limits"].items()}
-            return Remembered(_LEASES.validate_python(tree["leases"]), limits)
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+            return _REMEMBERED.validate_json(self._path.read_bytes())
+        except (OSError, ValidationError) as error:
             raise DataError(
                 f"{self._path} is not a registry of leases: {error!r}. Delete it to start without "
                 "the leases of before; their desktops are ended then."

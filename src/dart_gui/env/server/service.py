@@ -19,9 +19,9 @@ from dart_gui.env.server.leases import (
     LeaseTable,
     UnknownLeaseError,
 )
-from dart_gui.env.server.registry import Registry
+from dart_gui.env.server.registry import Registry, Remembered
 from dart_gui.env.server.tokens import Token, Tokens
-from dart_gui.errors import DartError
+from dart_gui.errors import DartError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +37,18 @@ class ServerStatus:
     num_leased: int
     num_ready: int
     num_booting: int
+    num_ending: int  # given back, dead or nobody's, and not gone yet
     num_boot_failures: int
     num_quota_refusals: int
-    num_orphans: int  # desktops of an earlier server that nobody held, ended at the start
+    num_orphans: int  # desktops that ran and that nobody held, as after a restart, ended
     num_ended: dict[str, int]  # leases by reason
     uptime_s: float
     warnings: list[str]
 
 
 class EnvService:
-    """Start and stop it; between the two, every desktop of the provider is a spare or has a lease."""
+    """Start and stop it. Between the two every desktop that the provider finds is booting, a spare, held
+    by a lease, or being ended: a tick compares what it finds with what the pool and the leases know."""
 
     def __init__(
         self,
@@ -69,31 +71,28 @@ class EnvService:
         self._table = LeaseTable(clock=clock)
         self._desktops: dict[str, Desktop] = {}  # by lease
         self._starts: dict[str, asyncio.Task[None]] = {}  # by lease
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # wakes all that wait for a lease; each looks again
         self._reaper: asyncio.Task[None] | None = None
         self._started_at = 0.0
-        self._num_orphans = 0
+        self._unsaved = ""  # why the registry on the disk is older than the leases
 
     async def start(self) -> None:
         """Take up what an earlier server left: its leases, and the end of what nobody holds.
 
         Raises:
             SetupError: the machine lacks what desktops need, or another server has the folder.
+            DataError: the registry cannot be read or written.
         """
         self._started_at = self._clock()
         remembered = self._registry.open()
-        self.tokens.set_limits(remembered.limits)
+        self.tokens.restore_limits(remembered.changed_limits)
         await self._provider.start()
-        found = {desktop.desktop_id: desktop for desktop in await self._provider.find()}
+        found = {one.desktop_id: one for one in await self._provider.find() if one.is_running}
         for lease in remembered.leases:
             self._restore(lease, found)
-        held = {desktop.desktop_id for desktop in self._desktops.values()}
-        for desktop_id in set(found) - held:
-            log.warning("the desktop %s has no lease: it is ended", desktop_id)
-            await self._provider.destroy(desktop_id)
-            self._num_orphans += 1
+        self._write()
         await self._pool.start()
-        self._save()
+        await self._pool.tend()
         self._reaper = asyncio.create_task(self._reap_forever())
 
     async def stop(self, *, keep_desktops: bool = False) -> None:
@@ -105,9 +104,10 @@ class EnvService:
         self._reaper = None
         if keep_desktops:
             self._pool.disown(self._desktops.values())
-        leaving = [lease for lease in self._table.live() if lease.lease_id not in self._desktops]
-        for lease in leaving if keep_desktops else self._table.live():
-            await self._end(lease.lease_id, EndReason.STOPPED, "the server was stopped")
+        for lease in self._table.live():
+            if not (keep_desktops and lease.lease_id in self._desktops):
+                self._end(lease.lease_id, EndReason.STOPPED, "the server was stopped")
+        await asyncio.gather(*self._starts.values(), return_exceptions=True)
         await self._pool.close()
         self._registry.close()
 
@@ -117,7 +117,7 @@ class EnvService:
         self._save()
         task = asyncio.create_task(self._start_desktop(lease.lease_id))
         self._starts[lease.lease_id] = task
-        task.add_done_callback(lambda _: self._starts.pop(lease.lease_id, None))
+        task.add_done_callback(lambda _: self._starts.pop(lease.lease_id))
         return lease
 
     async def wait_started(self, lease_id: str, *, timeout_s: float) -> Lease:
@@ -129,8 +129,9 @@ class EnvService:
             if left_s <= 0:
                 break
             self._table.heartbeat(lease_id)
+            self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._decided(lease_id), min(left_s, lease.ttl_s / 2))
+                await asyncio.wait_for(self._changed.wait(), min(left_s, lease.ttl_s / 2))
         return lease
 
     def get(self, lease_id: str, token: Token) -> Lease:
@@ -163,9 +164,14 @@ class EnvService:
         return lease
 
     async def release(self, lease_id: str, token: Token) -> Lease:
+        """Returns when its desktop has ended, or that failed and is tried again."""
         lease = self.get(lease_id, token)
+        desktop = self._desktops.get(lease_id)
         reason = EndReason.RELEASED if lease.owner == token.name else EndReason.STOPPED
-        return await self._end(lease_id, reason)
+        lease = self._end(lease_id, reason)
+        if desktop is not None:
+            await self._pool.give_back(desktop)
+        return lease
 
     async def usage(self, lease_id: str) -> Usage | None:
         desktop = self._desktops.get(lease_id)
@@ -195,31 +201,35 @@ class EnvService:
             num_leased=len(self._table.live()),
             num_ready=pool.num_ready,
             num_booting=pool.num_booting,
+            num_ending=pool.num_ending,
             num_boot_failures=pool.num_boot_failures,
             num_quota_refusals=self._table.num_refused,
-            num_orphans=self._num_orphans,
+            num_orphans=pool.num_strays,
             num_ended={reason.value: self._table.num_ended[reason] for reason in EndReason},
             uptime_s=self._clock() - self._started_at,
-            warnings=self._provider.warnings(),
+            warnings=[*self._provider.warnings(), *([self._unsaved] if self._unsaved else [])],
         )
 
     async def reap(self) -> None:
-        """End the leases that have expired, and those whose desktop has ended on its own."""
+        """One tick: end the leases that have expired and those whose desktop has ended on its own,
+        replace spares that have, and end desktops that nobody holds. It waits for none of the ends."""
         for lease in self._table.expired():
             log.warning("lease %s of %s expired", lease.lease_id, lease.owner)
-            await self._end(lease.lease_id, EndReason.EXPIRED, f"no heartbeat in {lease.ttl_s:g} s")
+            self._end(lease.lease_id, EndReason.EXPIRED, f"no heartbeat in {lease.ttl_s:g} s")
+        if self._unsaved:
+            self._save()
         before = dict(self._desktops)
-        running = {desktop.desktop_id for desktop in await self._provider.find()}
+        running = await self._pool.tend()
         for lease_id, desktop in before.items():
             if desktop.desktop_id not in running:
-                await self._end(lease_id, EndReason.LOST, "its desktop ended on its own")
+                self._end(lease_id, EndReason.LOST, "its desktop ended on its own")
 
     def _restore(self, lease: Lease, found: dict[str, Desktop]) -> None:
         if not lease.is_live:
             return
         self._table.restore(lease)
         desktop = found.get(lease.desktop_id)
-        if lease.state is LeaseState.RUNNING and desktop is not None:
+        if lease.state is LeaseState.RUNNING and desktop is not None and desktop.is_running:
             self._desktops[lease.lease_id] = desktop
             self._pool.adopt(desktop)
         else:
@@ -229,42 +239,42 @@ class EnvService:
         try:
             desktop = await self._pool.take()
         except DartError as error:
-            await self._end(lease_id, EndReason.BOOT_FAILED, str(error))
+            self._end(lease_id, EndReason.BOOT_FAILED, str(error))
             return
         if not self._table.get(lease_id).is_live:  # released while it booted
-            await self._pool.give_back(desktop)
+            self._pool.discard(desktop)
             return
         self._desktops[lease_id] = desktop
         self._table.ready(lease_id, desktop.desktop_id)
+        self._changed.set()
         self._save()
-        await self._notify()
 
-    async def _end(self, lease_id: str, reason: EndReason, message: str = "") -> Lease:
+    def _end(self, lease_id: str, reason: EndReason, message: str = "") -> Lease:
+        """Its desktop begins to end. Idempotent."""
         lease = self._table.end(lease_id, reason, message)
-        self._save()
-        start = self._starts.pop(lease_id, None)
+        start = self._starts.get(lease_id)
         if start is not None and start is not asyncio.current_task():
             start.cancel()
         desktop = self._desktops.pop(lease_id, None)
         if desktop is not None:
-            await self._pool.give_back(desktop)
-        await self._notify()
+            self._pool.discard(desktop)
+        self._changed.set()
+        self._save()
         return lease
 
-    async def _decided(self, lease_id: str) -> None:
-        """Until the lease is no longer starting."""
-        async with self._changed:
-            await self._changed.wait_for(
-                lambda: self._table.get(lease_id).state is not LeaseState.STARTING
-            )
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
     def _save(self) -> None:
-        limits = {token.name: token.limit for token in self.tokens.all()}
-        self._registry.save(self._table.live(), limits)
+        """A full disk is no reason to refuse a desktop, or to keep one: a tick tries again."""
+        try:
+            self._write()
+        except DataError as error:
+            if not self._unsaved:
+                log.warning("%s. Started again, this server would not know its leases", error)
+            self._unsaved = str(error)
+        else:
+            self._unsaved = ""
+
+    def _write(self) -> None:
+        self._registry.save(Remembered(self._table.live(), self.tokens.changed_limits()))
 
     async def _reap_forever(self) -> None:
         while True:

@@ -7,6 +7,7 @@ import os
 import secrets
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,11 +24,20 @@ class Token(BaseModel):
     admin: bool = False  # sees and stops all, and changes limits
 
 
+@dataclass(frozen=True, slots=True)
+class ChangedLimit:
+    """A limit that was set while the server ran, and the configured one that it stands for."""
+
+    limit: int
+    configured: int
+
+
 class Tokens:
     """The tokens of a server, by name and by secret."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = {token.name: token for token in tokens}
+        self._configured = {token.name: token.limit for token in tokens}
         if len(self._tokens) < len(tokens) or len({t.token for t in tokens}) < len(tokens):
             raise ConfigError("the names and the secrets of tokens must each be unique")
 
@@ -53,11 +63,20 @@ class Tokens:
         self._tokens[name] = token.model_copy(update={"limit": limit})
         return self._tokens[name]
 
-    def set_limits(self, limits: Mapping[str, int]) -> None:
-        """Limits that were set earlier; of tokens that are gone, nothing."""
-        for name, limit in limits.items():
-            if name in self._tokens:
-                self.set_limit(name, limit)
+    def changed_limits(self) -> dict[str, ChangedLimit]:
+        """Those that differ from the configuration, by the name of their token."""
+        return {
+            name: ChangedLimit(token.limit, self._configured[name])
+            for name, token in self._tokens.items()
+            if token.limit != self._configured[name]
+        }
+
+    def restore_limits(self, limits: Mapping[str, ChangedLimit]) -> None:
+        """Those of an earlier server, but of tokens that are gone, or whose configured limit is another
+        now: who changed the configuration last is right."""
+        for name, changed in limits.items():
+            if self._configured.get(name) == changed.configured:
+                self.set_limit(name, changed.limit)
 
 
 def load_tokens(path: Path) -> Tokens:
