@@ -71,7 +71,8 @@ def _seconds(body: dict[str, Any], key: str, default: float) -> float:
 async def _run(guest: Guest, command: str | Sequence[str], *, shell: bool, limit_s: float) -> Done:
     done = await execute(command, shell=shell, timeout_s=limit_s, cwd=str(guest.home))
     if done.timed_out:
-        raise GuestError(500, f"the command {command!r} was ended after {limit_s:g} s")
+        # OSWorld's words, by which an evaluation knows it for no doing of the agent.
+        raise GuestError(500, f"Command {command!r} timed out after {limit_s:g} seconds")
     return done
 
 
