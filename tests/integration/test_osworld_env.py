@@ -172,6 +172,50 @@ async def test_a_program_that_is_not_there_is_infrastructure(make: Make) -> None
         await make(step("launch", command=["no-such-program"])).reset(TASK)
 
 
+PRESS = "import no_such_module_here; import time; no_such_module_here.hotkey('ctrl', 's')"
+
+
+async def test_a_module_that_postconfig_takes_is_missed_before_the_episode(make: Make) -> None:
+    press = step("execute", command=["python3", "-c", PRESS])
+    env = make(evaluator=EVALUATOR | {"postconfig": [press]})
+    with pytest.raises(EnvError, match=r"No module named 'no_such_module_here'.*pip install"):
+        await env.reset(TASK)
+    assert env.is_broken
+
+
+async def test_a_missing_interpreter_says_what_to_install(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(EnvError, match=r"steps of the task run python: .*pip install"):
+        await make(step("execute", command=["python", "-c", "pass"])).reset(TASK)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"command": ["python3", "it.py"]},
+        {"command": "cd .; python3 -c 'import no_such_module_here'", "shell": True},
+        {"command": "PATH=/nowhere; python3 it.py", "shell": True},
+    ],
+)
+async def test_a_step_that_the_desktop_cannot_run_is_infrastructure(
+    make: Make, client: GuestClient, command: dict[str, Any]
+) -> None:
+    await client.write_file("it.py", b"import no_such_module_here")
+    with pytest.raises(EnvError, match=r"(No module named|not found).*pip install"):
+        await make(step("execute", **command)).reset(TASK)
+
+
+async def test_a_step_that_fails_otherwise_goes_on_as_published(make: Make) -> None:
+    env = make(
+        step("execute", command=["python3", "-c", "import json; raise SystemExit(1)"]),
+        step("execute", command=["python3", "not-there.py"]),
+        step("execute", command="no-such-program-here", shell=True),
+    )
+    assert (await env.reset(TASK)).instruction == "Do it."
+
+
 @pytest.mark.browser
 async def test_tabs_of_a_real_chromium(client: GuestClient, tmp_path: Path) -> None:
     profile = tmp_path / "profile"
