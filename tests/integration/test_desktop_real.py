@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -115,6 +118,57 @@ async def test_there_is_a_python_for_published_clients(client: GuestClient) -> N
     code = "import Xlib.display; print(Xlib.display.Display().screen().width_in_pixels)"
     done = await client.execute(["python", "-c", code])
     assert (done.returncode, done.output, done.error) == (0, "640\n", "")
+
+
+_AT = "https://accessibility.ubuntu.example.org/ns/"
+_ST, _ATTR, _CP, _ACT = (
+    f"{{{_AT}{name}}}" for name in ("state", "attributes", "component", "action")
+)
+
+
+async def test_the_accessibility_tree_is_selected_from_as_from_osworlds(
+    client: GuestClient,
+) -> None:
+    """By states, attributes, places and actions in its namespaces."""
+    if not shutil.which("mousepad"):
+        pytest.skip("mousepad is not installed")
+    done = await client.execute(
+        ["/usr/bin/python3", "-c", "import gi; gi.require_version('Atspi', '2.0')"]
+    )
+    if done.returncode != 0:
+        pytest.skip("python3-gi and gir1.2-atspi-2.0 are not installed")
+    await client.write_file("a \x01 note.txt", b"one\ntwo <3")
+    await client.launch(["mousepad", "a \x01 note.txt"])
+    await client.wait(window_name="Mousepad", min_colors=2, timeout_s=60)
+    frame = f"./application[@name='mousepad']/frame[@{_ST}active='true'][@{_ST}showing='true']"
+    async with asyncio.timeout(60):
+        while (found := (tree := await accessibility(client)).find(frame)) is None:
+            await asyncio.sleep(0.1)
+    assert tree.tag == "desktop-frame"
+    assert found.get("name") == "~/a  note.txt - Mousepad"
+    menu = f".//menu-bar[@selection='true']/menu[@name='File'][@{_ATTR}toolkit='gtk']"
+    (file,) = found.findall(menu)
+    assert file.get(f"{_ACT}click_desc") == "Clicks the menuitem"
+    assert "<Alt>f" in str(file.get(f"{_ACT}click_kb"))
+    text = found.find(f".//text[@{_ST}multi_line='true'][@{_ST}focused='true']")
+    assert text is not None
+    assert text.text == "one\ntwo <3"
+    x, y = ast.literal_eval(str(file.get(f"{_CP}screencoord")))
+    width, height = ast.literal_eval(str(file.get(f"{_CP}size")))
+    await client.act(Click(point=Point(x + width / 2, y + height / 2)))
+    items = f"{frame}{menu[1:]}/menu-item[@{_ST}showing='true']"
+    async with asyncio.timeout(60):
+        while "Save As..." not in [
+            str(item.get("name")).strip() for item in (await accessibility(client)).findall(items)
+        ]:
+            await asyncio.sleep(0.1)
+    await client.execute("pkill -x mousepad", shell=True)
+
+
+async def accessibility(client: GuestClient) -> ElementTree.Element:
+    answer = await client.relay("GET", "/accessibility", timeout_s=90)
+    assert answer.status == 200, answer.body
+    return ElementTree.fromstring(json.loads(answer.body)["AT"])
 
 
 async def test_a_recording_is_a_film(client: GuestClient) -> None:
