@@ -176,14 +176,32 @@ async def test_a_recording_is_a_film(client: GuestClient) -> None:
         with pytest.raises(EnvError, match="ffmpeg is not installed"):
             await client.setup("/start_recording", {})
         pytest.skip("ffmpeg is not installed: only its absence was tested")
-    await client.setup("/start_recording", {})
-    while (await client.execute("test -s /tmp/recording.mp4", shell=True)).returncode:
-        await asyncio.sleep(0.05)
-    await client.act(Click(point=Point(100, 100)))
-    film = await client._call("POST", "/end_recording", timeout_s=60)
-    assert film[4:8] == b"ftyp"
-    with pytest.raises(EnvError, match="no recording"):
+    # One that ends at once is a film too, and not the one before.
+    films = []
+    for x in (100, 300):
+        await client.act(Click(point=Point(x, 100)))
+        await client.setup("/start_recording", {}, timeout_s=60)
+        films.append(await client._call("POST", "/end_recording", timeout_s=60))
+    assert [film[4:8] for film in films] == [b"ftyp", b"ftyp"]
+    assert all(b"moov" in film for film in films)  # the index, which is written at the end
+    assert films[0] != films[1]
+    with pytest.raises(EnvError, match=r"400.*No recording in progress"):
         await client.setup("/end_recording", {})
+
+
+async def test_a_recording_that_broke_off_is_not_in_the_way(client: GuestClient) -> None:
+    if not shutil.which("ffmpeg"):
+        pytest.skip("ffmpeg is not installed")
+    await client.setup("/start_recording", {}, timeout_s=60)
+    with pytest.raises(EnvError, match=r"400.*already in progress"):
+        await client.setup("/start_recording", {}, timeout_s=60)
+    await client.execute("pkill -9 -x ffmpeg; while pgrep -x ffmpeg; do :; done", shell=True)
+    with pytest.raises(EnvError, match=r"400.*ffmpeg ended before with -9"):
+        await client.setup("/end_recording", {})
+    await client.setup("/start_recording", {}, timeout_s=60)
+    await client.execute("pkill -9 -x ffmpeg; while pgrep -x ffmpeg; do :; done", shell=True)
+    await client.setup("/start_recording", {}, timeout_s=60)
+    assert (await client._call("POST", "/end_recording", timeout_s=60))[4:8] == b"ftyp"
 
 
 # --- isolation ---------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ _GONE = (410, 501, 502, 503, 504)
 """Of an env server in between, for a desktop gone; 501 of a guest that lacks what the route takes."""
 _LOOKS = frozenset({"/screenshot", "/accessibility", "/terminal", "/screen_size", "/platform"})
 """Nothing that an agent does in its desktop makes one of these fail."""
-_TIMED_OUT = re.compile(r"timed out after [\d.]+ seconds")
+_TIMED_OUT = re.compile(r"timed out after [\d.]+ seconds|Execution timeout")
 """What OSWorld's guest server and ours say of a command that they ended."""
 
 
