@@ -22,7 +22,7 @@ PROGRAMS = {  # program -> Debian package
     "python3": "python3-minimal",
     "pgrep": "procps",
 }
-MORE = ("fonts-dejavu-core", "adwaita-icon-theme")
+MORE = ("fonts-dejavu-core", "adwaita-icon-theme", "thunar")
 TIMEOUT_S = 900
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -117,19 +120,88 @@ async def test_there_is_a_python_for_published_clients(client: GuestClient) -> N
     assert (done.returncode, done.output, done.error) == (0, "640\n", "")
 
 
+_AT = "https://accessibility.ubuntu.example.org/ns/"
+_ST, _ATTR, _CP, _ACT = (
+    f"{{{_AT}{name}}}" for name in ("state", "attributes", "component", "action")
+)
+
+
+async def test_the_accessibility_tree_is_selected_from_as_from_osworlds(
+    client: GuestClient,
+) -> None:
+    """By states, attributes, places and actions in its namespaces."""
+    if not shutil.which("mousepad"):
+        pytest.skip("mousepad is not installed")
+    done = await client.execute(
+        ["/usr/bin/python3", "-c", "import gi; gi.require_version('Atspi', '2.0')"]
+    )
+    if done.returncode != 0:
+        pytest.skip("python3-gi and gir1.2-atspi-2.0 are not installed")
+    await client.write_file("a \x01 note.txt", b"one\ntwo <3")
+    await client.launch(["mousepad", "a \x01 note.txt"])
+    await client.wait(window_name="Mousepad", min_colors=2, timeout_s=60)
+    frame = f"./application[@name='mousepad']/frame[@{_ST}active='true'][@{_ST}showing='true']"
+    async with asyncio.timeout(60):
+        while (found := (tree := await accessibility(client)).find(frame)) is None:
+            await asyncio.sleep(0.1)
+    assert tree.tag == "desktop-frame"
+    assert found.get("name") == "~/a  note.txt - Mousepad"
+    menu = f".//menu-bar[@selection='true']/menu[@name='File'][@{_ATTR}toolkit='gtk']"
+    (file,) = found.findall(menu)
+    assert file.get(f"{_ACT}click_desc") == "Clicks the menuitem"
+    assert "<Alt>f" in str(file.get(f"{_ACT}click_kb"))
+    text = found.find(f".//text[@{_ST}multi_line='true'][@{_ST}focused='true']")
+    assert text is not None
+    assert text.text == "one\ntwo <3"
+    x, y = ast.literal_eval(str(file.get(f"{_CP}screencoord")))
+    width, height = ast.literal_eval(str(file.get(f"{_CP}size")))
+    await client.act(Click(point=Point(x + width / 2, y + height / 2)))
+    items = f"{frame}{menu[1:]}/menu-item[@{_ST}showing='true']"
+    async with asyncio.timeout(60):
+        while "Save As..." not in [
+            str(item.get("name")).strip() for item in (await accessibility(client)).findall(items)
+        ]:
+            await asyncio.sleep(0.1)
+    await client.execute("pkill -x mousepad", shell=True)
+
+
+async def accessibility(client: GuestClient) -> ElementTree.Element:
+    answer = await client.relay("GET", "/accessibility", timeout_s=90)
+    assert answer.status == 200, answer.body
+    return ElementTree.fromstring(json.loads(answer.body)["AT"])
+
+
 async def test_a_recording_is_a_film(client: GuestClient) -> None:
     if not shutil.which("ffmpeg"):
         with pytest.raises(EnvError, match="ffmpeg is not installed"):
             await client.setup("/start_recording", {})
         pytest.skip("ffmpeg is not installed: only its absence was tested")
-    await client.setup("/start_recording", {})
-    while (await client.execute("test -s /tmp/recording.mp4", shell=True)).returncode:
-        await asyncio.sleep(0.05)
-    await client.act(Click(point=Point(100, 100)))
-    film = await client._call("POST", "/end_recording", timeout_s=60)
-    assert film[4:8] == b"ftyp"
-    with pytest.raises(EnvError, match="no recording"):
+    # One that ends at once is a film too, and not the one before.
+    films = []
+    for x in (100, 300):
+        await client.act(Click(point=Point(x, 100)))
+        await client.setup("/start_recording", {}, timeout_s=60)
+        films.append(await client._call("POST", "/end_recording", timeout_s=60))
+    assert [film[4:8] for film in films] == [b"ftyp", b"ftyp"]
+    assert all(b"moov" in film for film in films)  # the index, which is written at the end
+    assert films[0] != films[1]
+    with pytest.raises(EnvError, match=r"400.*No recording in progress"):
         await client.setup("/end_recording", {})
+
+
+async def test_a_recording_that_broke_off_is_not_in_the_way(client: GuestClient) -> None:
+    if not shutil.which("ffmpeg"):
+        pytest.skip("ffmpeg is not installed")
+    await client.setup("/start_recording", {}, timeout_s=60)
+    with pytest.raises(EnvError, match=r"400.*already in progress"):
+        await client.setup("/start_recording", {}, timeout_s=60)
+    await client.execute("pkill -9 -x ffmpeg; while pgrep -x ffmpeg; do :; done", shell=True)
+    with pytest.raises(EnvError, match=r"400.*ffmpeg ended before with -9"):
+        await client.setup("/end_recording", {})
+    await client.setup("/start_recording", {}, timeout_s=60)
+    await client.execute("pkill -9 -x ffmpeg; while pgrep -x ffmpeg; do :; done", shell=True)
+    await client.setup("/start_recording", {}, timeout_s=60)
+    assert (await client._call("POST", "/end_recording", timeout_s=60))[4:8] == b"ftyp"
 
 
 # --- isolation ---------------------------------------------------------------------------------

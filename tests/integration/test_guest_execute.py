@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -37,6 +38,28 @@ async def test_death_by_a_signal_is_no_success() -> None:
 async def test_a_list_is_passed_as_it_is() -> None:
     word = "a b\"c'$HOME;\n"
     assert (await run(["printf", "%s", word])).output == word
+
+
+@pytest.mark.parametrize(
+    "command", [["printf", "%s ", "~/a", "~", "x~/b", "~root/c"], "printf '%s ' ~/a ~ x~/b ~root/c"]
+)
+async def test_each_word_that_begins_with_the_home_is_expanded(
+    command: str | list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OSWorld's server has it: no other form."""
+    monkeypatch.setenv("HOME", "/h")
+    assert (await run(command)).output == "/h/a ~ x~/b ~root/c "
+
+
+async def test_what_is_launched_has_the_home_in_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    programs = Programs()
+    await programs.launch(["touch", "~/here"], shell=False, cwd="/")
+    while not (tmp_path / "here").exists():
+        await asyncio.sleep(0.01)
+    await programs.close()
 
 
 async def test_a_text_is_split_as_a_shell_splits() -> None:

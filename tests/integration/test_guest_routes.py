@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from PIL import Image
 
+from dart_gui.env.desktop import guest_scripts
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.fakes import FakeScreen
 from dart_gui.env.desktop.screen import Window
@@ -134,7 +135,7 @@ async def test_execute_says_what_went_wrong(raw: aiohttp.ClientSession) -> None:
     assert "no-such-program-here" in answer["message"]
     status, answer = await post(raw, "/execute", {"command": ["sleep", "600"], "timeout": 0.3})
     assert status == 500
-    assert "ended after 0.3 s" in answer["message"]
+    assert "timed out after 0.3 seconds" in answer["message"]
     for command in (None, [], "", [1], {"a": 1}):
         assert (await post(raw, "/execute", {"command": command}))[0] == 400
 
@@ -145,27 +146,130 @@ async def test_commands_start_in_the_home(raw: aiohttp.ClientSession, tmp_path: 
 
 
 async def test_execute_with_verification(raw: aiohttp.ClientSession) -> None:
-    body = {
-        "command": "touch made; sleep 0",
-        "shell": True,
+    """Its answers are those of OSWorld's ``desktop_env/server/main.py``."""
+    made = {"status": "success", "output": "", "error": "", "returncode": 0}
+    body: dict[str, Any] = {"command": "touch made; sleep 0", "shell": True}
+    status, answer = await post(raw, "/execute_with_verification", body)
+    assert (status, "verification" in answer) == (200, False)
+    assert made.items() <= answer.items()
+    body |= {
         "verification": {"command_success": "test -e made"},
         "max_wait_time": 5,
         "check_interval": 0.05,
     }
-    assert (await post(raw, "/execute_with_verification", body))[0] == 200
-    body |= {"verification": {"window_exists": "Nowhere"}, "max_wait_time": 0.1}
-    status, answer = await post(raw, "/setup/execute_with_verification", body)
+    status, answer = await post(raw, "/execute_with_verification", body)
+    assert status == 200
+    assert (made | {"verification": "passed"}).items() <= answer.items()
+    assert 0 <= answer["wait_time"] < 5
+    body |= {"command": "echo hi; exit 3", "verification": {"window_exists": "Nowhere"}}
+    status, answer = await post(
+        raw, "/setup/execute_with_verification", body | {"max_wait_time": 0.1}
+    )
     assert status == 500
+    failed = {"status": "verification_failed", "verification": "failed", "wait_time": 0.1}
+    assert (failed | {"output": "hi\n", "error": "", "returncode": 3}).items() <= answer.items()
     assert "no window 'Nowhere'" in answer["message"]
+    body |= {"command": ["no-such-program-here"], "shell": False}
+    status, answer = await post(raw, "/execute_with_verification", body)
+    assert (status, answer["status"]) == (500, "error")
 
 
-async def test_scripts(raw: aiohttp.ClientSession) -> None:
-    status, answer = await post(raw, "/run_python", {"code": "print(1 + 1)"})
-    assert (status, answer["output"], answer["return_code"]) == (200, "2\n", 0)
-    status, answer = await post(raw, "/run_python", {"code": "raise SystemExit(5)"})
-    assert (status, answer["status"], answer["return_code"]) == (200, "error", 5)
-    status, answer = await post(raw, "/run_bash_script", {"script": "x=3\necho $((x + 1))"})
-    assert (status, answer["status"], answer["output"]) == (200, "success", "4\n")
+def python(output: str, error: str, code: int, message: str) -> tuple[int, dict[str, Any]]:
+    return 200, {
+        "status": "error" if code else "success",
+        "message": message,
+        "need_more": False,
+        "output": output,
+        "error": error,
+        "return_code": code,
+    }
+
+
+NO_CODE = (400, {"status": "error", "message": "Code not supplied!", "error": "Code not supplied!"})
+EXITED = "Process exited with code 5"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"code": "print(1 + 1)"}, python("2\n", "", 0, "2\n")),
+        (
+            {"code": "import sys; print('a'); sys.stderr.write('b\\n')"},
+            python("a\n", "b\n", 0, "a\n\nb\n"),
+        ),
+        ({"code": "raise SystemExit(5)"}, python("", EXITED, 5, EXITED)),
+        (
+            {"code": "print('o'); raise SystemExit(5)"},
+            python("o\n", EXITED, 5, f"o\n\n{EXITED}"),
+        ),
+        ({"code": ""}, NO_CODE),
+        ({}, NO_CODE),
+    ],
+)
+async def test_python_answers_as_osworld_has_it(
+    raw: aiohttp.ClientSession, body: dict[str, Any], expected: tuple[int, dict[str, Any]]
+) -> None:
+    assert await post(raw, "/run_python", body) == expected
+
+
+async def test_what_python_says_of_an_error_shows_the_line(raw: aiohttp.ClientSession) -> None:
+    _, answer = await post(raw, "/run_python", {"code": "print('o')\n1/0"})
+    assert answer["message"] == f"o\n\n{answer['error']}"
+    assert "line 2, in <module>\n    1/0\n" in answer["error"]
+
+
+async def test_python_that_takes_too_long(
+    raw: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_scripts, "PYTHON_S", 0.2)
+    assert await post(raw, "/run_python", {"code": "import time; time.sleep(600)"}) == (
+        500,
+        {
+            "status": "error",
+            "message": "Execution timeout: Code took too long to execute",
+            "error": "TimeoutExpired",
+            "need_more": False,
+            "output": None,
+        },
+    )
+
+
+def bash(output: str, code: int = 0, *, status: int = 200) -> tuple[int, dict[str, Any]]:
+    told = "error" if code else "success"
+    return status, {"status": told, "output": output, "error": "", "returncode": code}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"script": "x=3\necho $((x + 1)); echo err >&2; echo out"}, bash("4\nerr\nout\n")),
+        ({"script": "pwd; exit 3", "working_dir": "/usr"}, bash("/usr\n", 3)),
+        (
+            {"script": "pwd", "working_dir": "/no/such"},
+            bash("Working directory does not exist: /no/such", -1, status=400),
+        ),
+        (
+            {"script": "sleep 600", "timeout": 0.25},
+            bash("Script execution timed out after 0.25 seconds", -1, status=500),
+        ),
+        ({"script": ""}, bash("Script not supplied!", -1, status=400)),
+        ({"script": None, "working_dir": None}, bash("Script not supplied!", -1, status=400)),
+    ],
+)
+async def test_bash_answers_as_osworld_has_it(
+    raw: aiohttp.ClientSession, body: dict[str, Any], expected: tuple[int, dict[str, Any]]
+) -> None:
+    assert await post(raw, "/run_bash_script", body) == expected
+
+
+async def test_where_scripts_of_bash_run(
+    raw: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    body = {"script": "pwd", "working_dir": "~"}
+    assert await post(raw, "/run_bash_script", body) == bash(f"{tmp_path}\n")
+    home = tmp_path / "desktops" / "one" / "home"
+    assert await post(raw, "/run_bash_script", {"script": "pwd"}) == bash(f"{home}\n")
 
 
 async def test_files_come_back_as_they_went(client: GuestClient) -> None:

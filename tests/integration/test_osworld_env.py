@@ -6,8 +6,10 @@ import asyncio
 import io
 import json
 import os
+import shlex
 import signal
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 
 from dart_gui.env.browser.chromium import find_chromium
+from dart_gui.env.desktop import guest_programs
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.env import Pace
 from dart_gui.env.osworld import chrome
@@ -167,6 +170,50 @@ async def test_programs_are_started_and_the_wallpaper_is_set(
 async def test_a_program_that_is_not_there_is_infrastructure(make: Make) -> None:
     with pytest.raises(EnvError, match="no-such-program"):
         await make(step("launch", command=["no-such-program"])).reset(TASK)
+
+
+PRESS = "import no_such_module_here; import time; no_such_module_here.hotkey('ctrl', 's')"
+
+
+async def test_a_module_that_postconfig_takes_is_missed_before_the_episode(make: Make) -> None:
+    press = step("execute", command=["python3", "-c", PRESS])
+    env = make(evaluator=EVALUATOR | {"postconfig": [press]})
+    with pytest.raises(EnvError, match=r"No module named 'no_such_module_here'.*pip install"):
+        await env.reset(TASK)
+    assert env.is_broken
+
+
+async def test_a_missing_interpreter_says_what_to_install(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(EnvError, match=r"steps of the task run python: .*pip install"):
+        await make(step("execute", command=["python", "-c", "pass"])).reset(TASK)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"command": ["python3", "it.py"]},
+        {"command": "cd .; python3 -c 'import no_such_module_here'", "shell": True},
+        {"command": "PATH=/nowhere; python3 it.py", "shell": True},
+    ],
+)
+async def test_a_step_that_the_desktop_cannot_run_is_infrastructure(
+    make: Make, client: GuestClient, command: dict[str, Any]
+) -> None:
+    await client.write_file("it.py", b"import no_such_module_here")
+    with pytest.raises(EnvError, match=r"(No module named|not found).*pip install"):
+        await make(step("execute", **command)).reset(TASK)
+
+
+async def test_a_step_that_fails_otherwise_goes_on_as_published(make: Make) -> None:
+    env = make(
+        step("execute", command=["python3", "-c", "import json; raise SystemExit(1)"]),
+        step("execute", command=["python3", "not-there.py"]),
+        step("execute", command="no-such-program-here", shell=True),
+    )
+    assert (await env.reset(TASK)).instruction == "Do it."
 
 
 @pytest.mark.browser
@@ -327,6 +374,67 @@ async def test_a_desktop_that_is_gone_is_not_a_missing_file(
     client.address.socket.unlink()
     await client.close()
     with pytest.raises(EnvError, match="cannot be reached"):
+        await env.evaluate()
+
+
+def asks(route: str, body: dict[str, Any] | None) -> str:
+    """An evaluator that asks the desktop as a getter does, and scores 0 whatever the answer."""
+    code = f"""
+import base64, json, sys, urllib.error, urllib.request
+request = json.load(sys.stdin)
+user, _, place = request["host"].rpartition("@")
+headers = {{
+    "Authorization": "Basic " + base64.b64encode(user.encode()).decode(),
+    "Content-Type": "application/json",
+}}
+url = "http://%s:%s{route}" % (place, request["port"])
+data = {json.dumps(body)!r}.encode() if {body is not None} else None
+try:
+    urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers)).read()
+except urllib.error.HTTPError as error:
+    print(error.code, file=sys.stderr)
+print(json.dumps({{"score": 0}}))
+"""
+    return f"exec {sys.executable} -c {shlex.quote(code)}"
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "says"),
+    [
+        ("/accessibility", None, "/accessibility was answered with 501: .*install python3-gi"),
+        (
+            "/execute",
+            {"command": ["sleep", "600"], "timeout": 0.3},
+            "/execute was answered with 500: .*timed out after 0.3 seconds",
+        ),
+        (
+            "/run_bash_script",
+            {"script": "sleep 600", "timeout": 0.3},
+            "/run_bash_script was answered with 500: .*timed out after 0.3 seconds",
+        ),
+        ("/execute", {"command": ["no-such-program-here"]}, None),
+        ("/execute", {"command": ["false"]}, None),
+        ("/list_directory", {"path": "nowhere"}, None),
+        ("/file", {}, None),
+    ],
+)
+async def test_what_a_desktop_cannot_tell_is_not_what_the_agent_did(
+    make: Make,
+    route: str,
+    body: dict[str, Any] | None,
+    says: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tree = tmp_path / "tree.py"
+    tree.write_text('import sys; sys.exit("no bindings: install python3-gi")')
+    monkeypatch.setattr(guest_programs, "_TREE", tree)
+    env = make(script=asks(route, body))
+    await env.reset(TASK)
+    if says is None:
+        assert (await env.evaluate()).reward == 0.0
+        return
+    with pytest.raises(EnvError, match=f"did not see the desktop: {says}"):
         await env.evaluate()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from dart_gui.env.desktop.checks import METRICS
 from dart_gui.env.desktop.mini import mini_tasks
+from dart_gui.env.desktop.suite import SUITE, programs_of
 from dart_gui.env.desktop.tasks import TaskFolder, draw, parse, substitute
 from dart_gui.errors import ConfigError
 from dart_gui.types import Press, Task, TypeText
@@ -152,3 +154,19 @@ def test_metrics(metric: str, result: Any, argument: Any, score: float) -> None:
 def test_white_space_can_be_ignored() -> None:
     assert METRICS["compare_text_file"](b"a  b\n", b"a b", ignore_blanks=True) == 1
     assert METRICS["compare_text_file"](b"ab", b"a b", ignore_blanks=True) == 0
+
+
+def test_the_suite_is_over_several_applications_and_not_all_are_everywhere() -> None:
+    domains = Counter(SUITE.domain_of(task_id) for task_id in SUITE.task_ids)
+    assert domains == {
+        "terminal": 14,
+        "mousepad": 7,
+        "thunar": 2,
+        "libreoffice_calc": 2,
+        "libreoffice_impress": 1,
+        "libreoffice_writer": 1,
+    }
+    assert {SUITE.domain_of(task_id) for task_id in SUITE.default_tasks} == {"terminal", "mousepad"}
+    tasks = mini_tasks()
+    assert programs_of(tasks, "desktop-mini/files-new-folder") == {"thunar"}
+    assert programs_of(tasks, "desktop-mini/impress-delete-slide") == {"loimpress"}

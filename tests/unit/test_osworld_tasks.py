@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from dart_gui.config import EnvConfig
+from dart_gui.env.desktop.tasks import SetupStep
+from dart_gui.env.osworld import suite as suite_module
+from dart_gui.env.osworld.pythons import imports_of
 from dart_gui.env.osworld.suite import osworld_suite
 from dart_gui.env.osworld.tasks import HISTORY_URL, Need, OsworldFolder, needs_of, parse, urls_of
 from dart_gui.env.suites import absolute_suite, get_suite
@@ -166,3 +169,43 @@ def test_the_machine_is_checked_before_anything_starts(tmp_path: Path) -> None:
         suite.check_machine(config.model_copy(update={"osworld_offline": True}))
     with pytest.raises(SetupError, match=r"setup_osworld\.py"):
         suite.check_machine(config.model_copy(update={"osworld_python": "/nowhere"}))
+
+
+def test_what_steps_import_is_read_from_their_programs() -> None:
+    def step(*command: str) -> SetupStep:
+        return SetupStep(kind="execute", parameters={"command": list(command)})
+
+    steps = [
+        step("python", "-c", "import pyautogui, time; pyautogui.click({SCREEN_WIDTH}, 5)"),
+        step("python3", "-c", "from yaml.nodes import Node; import os.path"),
+        step("python3", "script.py"),
+        step("python3", "-c", "not a program"),
+        step("mkdir", "import"),
+        SetupStep(kind="sleep", parameters={"seconds": 1}),
+    ]
+    found = imports_of(steps)
+    assert found == {"python": frozenset({"pyautogui"}), "python3": frozenset({"yaml"})}
+    assert imports_of([step("python", "x.py")]) == {"python": frozenset()}
+
+
+def test_tasks_whose_steps_a_desktop_of_this_machine_cannot_run_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite_module, "check_desktops", lambda config, programs: "here")
+    (tmp_path / "python").write_text("")
+    config = EnvConfig(provider="xvfb", osworld_python=str(tmp_path / "python"))
+
+    def press(program: str) -> dict[str, Any]:
+        step = {"type": "execute", "parameters": {"command": ["python", "-c", program]}}
+        return task(evaluator=task()["evaluator"] | {"postconfig": [step]})
+
+    write(tmp_path, {"os/a": press("import no_such_module_here"), "os/b": press("import json")})
+    suite = osworld_suite(str(tmp_path))
+    with pytest.raises(
+        SetupError, match=r"no_such_module_here for python \(1 tasks\).*pip install"
+    ):
+        suite.check_machine(config)
+    assert "1 OSWorld tasks" in suite.check_machine(
+        config.model_copy(update={"tasks": ["osworld/os/b"]})
+    )
+    assert "here" in suite.check_machine(config.model_copy(update={"provider": "docker"}))

@@ -159,7 +159,8 @@ def _starting(argv: Sequence[str]) -> Iterator[None]:
 
 
 def _argv(command: str | Sequence[str], *, shell: bool) -> list[str]:
-    """OSWorld's forms: a list is argv; a text is for the shell, or is split as the shell splits."""
+    """OSWorld's forms: a list is argv; a text is for the shell, or is split as the shell splits. Of words
+    that begin with ``~/`` that is the home."""
     if shell:
         text = command if isinstance(command, str) else " ".join(command)
         return ["/bin/sh", "-c", text]
@@ -169,7 +170,7 @@ def _argv(command: str | Sequence[str], *, shell: bool) -> list[str]:
         raise CommandError(f"cannot split {command!r} into words: {error}") from None
     if not argv:
         raise CommandError("the command is empty")
-    return [os.path.expanduser(argv[0]), *argv[1:]]
+    return [os.path.expanduser(word) if word.startswith("~/") else word for word in argv]
 
 
 def _kill_group(pid: int) -> None:

@@ -81,7 +81,14 @@ GUEST = web.AppKey("guest", Guest)
 
 def new_app(guest: Guest) -> web.Application:
     """All routes of the guest API."""
-    from dart_gui.env.desktop import guest_files, guest_ports, guest_programs, guest_windows
+    from dart_gui.env.desktop import (
+        guest_files,
+        guest_ports,
+        guest_programs,
+        guest_recording,
+        guest_scripts,
+        guest_windows,
+    )
 
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
     app[GUEST] = guest
@@ -92,7 +99,15 @@ def new_app(guest: Guest) -> web.Application:
     app.router.add_get("/platform", _platform)
     app.router.add_get("/cursor_position", _cursor_position)
     app.router.add_route("*", "/screen_size", _screen_size)
-    for part in (guest_files, guest_ports, guest_programs, guest_windows):
+    parts = (
+        guest_files,
+        guest_ports,
+        guest_programs,
+        guest_recording,
+        guest_scripts,
+        guest_windows,
+    )
+    for part in parts:
         part.add_routes(app)
     return app
 
@@ -134,6 +149,14 @@ async def read_object(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise GuestError(400, f"the body must be a JSON object, got {type(body).__name__}")
     return body
+
+
+def seconds(body: dict[str, Any], key: str, default: float) -> float:
+    """Raises ``GuestError`` (400) where it is no number."""
+    try:
+        return min(float(body.get(key, default)), MAX_WAIT_S)
+    except (TypeError, ValueError):
+        raise GuestError(400, f"{key} must be a number of seconds") from None
 
 
 def window_query(body: dict[str, Any]) -> WindowQuery:

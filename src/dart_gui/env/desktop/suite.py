@@ -24,9 +24,13 @@ from dart_gui.types import Task
 PROGRAMS = {  # what an application of OSWorld's names is on Debian
     "mousepad": "mousepad",
     "terminal": "xterm",
+    "thunar": "thunar",
     "libreoffice_calc": "soffice",
+    "libreoffice_impress": "loimpress",
     "libreoffice_writer": "soffice",
 }
+EXTRA = frozenset({"thunar", "soffice", "loimpress"})
+"""Programs that not every machine with desktops has."""
 
 
 def open_desktops(
@@ -90,14 +94,15 @@ def check_desktops(config: EnvConfig, programs: Iterable[str]) -> str:
     if missing := sorted(program for program in programs if not shutil.which(program)):
         raise SetupError(
             f"the tasks need {', '.join(missing)}, not found on this machine: install them (Debian: "
-            "mousepad; libreoffice-calc libreoffice-writer for soffice), or name others in env.tasks"
+            "mousepad; thunar; libreoffice-calc libreoffice-writer for soffice; libreoffice-impress for "
+            "loimpress), or name others in env.tasks"
         )
     return f"Xvfb desktops of {config.desktop_width} x {config.desktop_height} on this machine"
 
 
 def desktop_suite(name: str, folder: Path, *, version: str) -> Suite:
-    """The tasks in a folder of JSON files of OSWorld's format as a suite; see ``tasks``. Those of office
-    programs, which not every machine has, are there and not among the default tasks.
+    """The tasks in a folder of JSON files of OSWorld's format as a suite; see ``tasks``. Those of
+    ``EXTRA`` programs are there and not among the default tasks.
 
     ``version`` changes whenever the same actions would lead to something else.
 
@@ -106,7 +111,7 @@ def desktop_suite(name: str, folder: Path, *, version: str) -> Suite:
     """
     tasks = TaskFolder(folder, name=name)
     programs = {task_id: programs_of(tasks, task_id) for task_id in tasks.task_ids}
-    light = tuple(task_id for task_id, needed in programs.items() if "soffice" not in needed)
+    light = tuple(task_id for task_id, needed in programs.items() if not needed & EXTRA)
     default = light or tasks.task_ids
 
     def check(config: EnvConfig) -> str:

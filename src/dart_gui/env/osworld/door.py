@@ -2,26 +2,34 @@
 ``http://<vm_ip>:<port>/...``: to its guest server, to Chrome's debugger and to VLC's interface.
 
 They also take a desktop that does not answer for one without the file: the door remembers that it did
-not answer.
+not answer, or could not.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import re
 import secrets
 
 import aiohttp
 from aiohttp import web
 
-from dart_gui.env.desktop.client import GuestClient
+from dart_gui.env.desktop.client import GuestClient, Relayed
 from dart_gui.env.desktop.ports import CHROME
 from dart_gui.env.sockets import wants_socket
 from dart_gui.errors import EnvError
 
 MAX_BODY = 512 << 20
+MAX_SAID = 300
 _LOOPBACK = "127.0.0.1"
 _SOCKET_URL = re.compile(rb"ws://[^/\"]+/")
+_GONE = (410, 501, 502, 503, 504)
+"""Of an env server in between, for a desktop gone; 501 of a guest that lacks what the route takes."""
+_LOOKS = frozenset({"/screenshot", "/accessibility", "/terminal", "/screen_size", "/platform"})
+"""Nothing that an agent does in its desktop makes one of these fail."""
+_TIMED_OUT = re.compile(r"timed out after [\d.]+ seconds|Execution timeout")
+"""What OSWorld's guest server and ours say of a command that they ended."""
 
 
 class Door:
@@ -79,8 +87,7 @@ class Door:
         except EnvError as error:
             self.failure = self.failure or str(error)
             return web.Response(status=502, text=str(error))
-        if answer.status in (410, 502, 503, 504):  # of an env server in between, for a desktop gone
-            self.failure = self.failure or f"{request.path} was answered with {answer.status}"
+        self.failure = self.failure or _failure(request.path, answer)
         headers = {"Content-Type": answer.content_type} if answer.content_type else None
         return web.Response(status=answer.status, body=answer.body, headers=headers)
 
@@ -117,3 +124,22 @@ class Door:
             return await self._client.relay_port_socket(port, request, path)
         except (aiohttp.ClientError, TimeoutError) as error:
             return web.Response(status=502, text=f"{type(error).__name__}: {error}")
+
+
+def _failure(path: str, answer: Relayed) -> str | None:
+    """Why an answer says nothing about what the agent did, which the getters take for nothing done."""
+    failed = answer.status in _GONE or (answer.status != 200 and path in _LOOKS)
+    said = _said(answer.body) if answer.status >= 400 else ""
+    if failed or (answer.status == 500 and _TIMED_OUT.search(said)):
+        return f"{path} was answered with {answer.status}: {said}"
+    return None
+
+
+def _said(body: bytes) -> str:
+    """Of an error in OSWorld's shape the message; ``output`` is that of ``/run_bash_script``."""
+    try:
+        told = json.loads(body)
+        text = str(told.get("message") or told.get("output"))
+    except (ValueError, AttributeError):
+        text = body.decode("utf-8", "replace")
+    return text[-MAX_SAID:]

@@ -12,6 +12,7 @@ from pathlib import Path
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.env import DesktopEnv, Pace
 from dart_gui.env.desktop.tasks import DesktopTask, TaskSource
+from dart_gui.env.osworld import pythons
 from dart_gui.env.osworld.downloads import Downloads
 from dart_gui.env.osworld.evaluate import EvaluatorSettings, evaluate
 from dart_gui.env.osworld.setup import Stage, set_up
@@ -63,6 +64,9 @@ class OsworldEnv(DesktopEnv):
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
     async def _set_up(self, task: DesktopTask) -> None:
+        # Of postconfig too: what it lacks would cost the whole episode.
+        steps = (*task.config, *task.evaluator.postconfig)
+        await pythons.require(self._client, pythons.imports_of(steps))
         await set_up(self._stage, task.config)
 
     async def _score(self, task: DesktopTask) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 from dart_gui.env.desktop import setup as desktop
 from dart_gui.env.desktop.client import CommandResult, GuestClient
 from dart_gui.env.desktop.tasks import SetupStep
-from dart_gui.env.osworld import chrome
+from dart_gui.env.osworld import chrome, pythons
 from dart_gui.env.osworld.downloads import Downloads
 from dart_gui.env.osworld.tasks import ABSENT_STEPS, GOOGLE_STEPS, HISTORY_URL
 from dart_gui.errors import EnvError, boundary
@@ -47,7 +47,8 @@ async def set_up(stage: Stage, steps: Sequence[SetupStep]) -> None:
     """Carry out the steps in order.
 
     As in OSWorld a command that fails and a window that is not there go on: postconfig compares files
-    that may differ, and asks for windows that the agent may have closed.
+    that may differ, and asks for windows that the agent may have closed. Where a command fails since the
+    desktop lacks Python or a module for it, that is an error.
 
     Raises:
         EnvError: a step failed otherwise, or needs a service that is not there.
@@ -115,6 +116,7 @@ async def _execute(stage: Stage, parameters: Mapping[str, Any]) -> None:
     waited_s = 0.0
     while True:
         done = await stage.client.execute(command, shell=bool(parameters.get("shell", False)))
+        pythons.check_done(command, done)
         for key, text in (("stdout", done.output), ("stderr", done.error)):
             if name := parameters.get(key):
                 _inside(stage.scratch, name).write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from dart_gui.env.desktop.suite import check_desktops, open_desktops
 from dart_gui.env.osworld.downloads import Downloads
 from dart_gui.env.osworld.env import OsworldEnv, OsworldSettings
 from dart_gui.env.osworld.evaluate import EvaluatorSettings
+from dart_gui.env.osworld.pythons import INSTALL, imports_of, missing_here
 from dart_gui.env.osworld.tasks import NAME, OsworldFolder, needs_of, urls_of
 from dart_gui.env.suites import Suite
 from dart_gui.errors import ConfigError, SetupError
+from dart_gui.types import Task
 
 VERSION = "2"
 """Changes whenever the same actions would lead to something else."""
@@ -74,6 +77,8 @@ def check_machine(config: EnvConfig, tasks: OsworldFolder, *, default: tuple[str
                 f"the task {task_id} needs {' and '.join(sorted(needs))}, which is not supported: "
                 "leave it out of env.tasks"
             )
+    if not config.servers and config.provider == "xvfb":
+        _check_pythons(tasks, chosen)
     cache = _downloads(config)
     urls = {url for task_id in chosen for url in urls_of(tasks.text(task_id))}
     missing = sorted(url for url in urls if cache.find(url) is None)
@@ -85,6 +90,21 @@ def check_machine(config: EnvConfig, tasks: OsworldFolder, *, default: tuple[str
         )
     cached = f"{len(urls) - len(missing)} of {len(urls)} files cached"
     return f"{len(chosen)} OSWorld tasks, {cached}; {where}"
+
+
+def _check_pythons(tasks: OsworldFolder, chosen: Sequence[str]) -> None:
+    """Raises ``SetupError`` where steps of tasks run what desktops of this machine lack."""
+    lacking: dict[str, int] = {}
+    for task_id in chosen:
+        task = tasks.instantiate(Task(task_id=task_id, seed=0))
+        for what in missing_here(imports_of((*task.config, *task.evaluator.postconfig))):
+            lacking[what] = lacking.get(what, 0) + 1
+    if lacking:
+        counts = ", ".join(f"{what} ({count} tasks)" for what, count in sorted(lacking.items()))
+        raise SetupError(
+            f"of {len(chosen)} tasks, steps need what desktops here lack: {counts}. {INSTALL}. "
+            "Or name others in env.tasks"
+        )
 
 
 def _downloads(config: EnvConfig) -> Downloads:

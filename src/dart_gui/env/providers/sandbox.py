@@ -19,6 +19,7 @@ HOME = "/home/user"
 USER_ID = 52_000
 """As root: of the desktop's programs. One that nobody has: a real user could signal them."""
 MARK = "DART_DESKTOP"
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 _SYSTEM = ("/usr", "/etc", "/opt", "/var/lib/libreoffice", "/var/cache/fontconfig")
 _LINKED = ("/bin", "/sbin", "/lib", "/lib64")
 _PASSWD = "root:x:0:0:root:/root:/bin/sh\nuser:x:{uid}:{uid}:user:{home}:/bin/bash\n"
@@ -126,7 +127,7 @@ def unreadable(paths: Sequence[str], *, as_root: bool) -> list[str]:
 def _environ() -> dict[str, str]:
     source = str(Path(dart_gui.__file__).resolve().parents[1])
     return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "PATH": PATH,
         "HOME": HOME,
         "USER": "user",
         "LOGNAME": "user",
