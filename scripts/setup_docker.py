@@ -16,7 +16,6 @@ missing, and the command runs without them: the tests that need them count as sk
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import shutil
@@ -27,7 +26,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from container_engine import ENGINES, Engine, Unavailable, run, say
+from container_engine import ENGINES, Engine, Unavailable, alone, run, say
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".docker"
@@ -45,15 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was changed is put back
     STATE.mkdir(exist_ok=True)
     try:
-        with (STATE / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one daemon has the folder at a time
-            with ENGINES[options.engine](STATE) as engine:
-                began = time.monotonic()
-                build_image(engine, image, options.apps)
-                say(f"the image {image} is ready after {time.monotonic() - began:.0f} s")
-                environment = {"DART_DOCKER_HOST": engine.host, "DART_DOCKER_IMAGE": image}
-                environment["DART_DOCKER_APPS"] = options.apps
-                return subprocess.run(command, env={**os.environ, **environment}).returncode
+        # One daemon has the folder at a time.
+        with alone(STATE / "lock"), ENGINES[options.engine](STATE) as engine:
+            began = time.monotonic()
+            build_image(engine, image, options.apps)
+            say(f"the image {image} is ready after {time.monotonic() - began:.0f} s")
+            environment = {"DART_DOCKER_HOST": engine.host, "DART_DOCKER_IMAGE": image}
+            environment["DART_DOCKER_APPS"] = options.apps
+            return subprocess.run(command, env={**os.environ, **environment}).returncode
     except Unavailable as error:
         say(f"no desktops in containers here: {error}")
         return subprocess.run(command).returncode  # what needs them says so, and counts as skipped
