@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.env import DesktopEnv, Pace
-from dart_gui.env.desktop.tasks import DesktopTask, TaskSource
+from dart_gui.env.desktop.tasks import DesktopTask, SetupStep, TaskSource
 from dart_gui.env.osworld.downloads import Downloads
 from dart_gui.env.osworld.evaluate import EvaluatorSettings, evaluate
 from dart_gui.env.osworld.setup import Stage, set_up
@@ -62,14 +62,14 @@ class OsworldEnv(DesktopEnv):
         await super().close()
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
-    async def _set_up(self, task: DesktopTask) -> None:
-        await set_up(self._stage, task.config)
+    async def _set_up(self, steps: Sequence[SetupStep]) -> None:
+        await set_up(self._stage, steps)
 
     async def _score(self, task: DesktopTask) -> float:
         assert isinstance(task, OsworldTask)
         if task.is_infeasible or self._declared_infeasible:
             return float(task.is_infeasible and self._declared_infeasible)
-        await set_up(self._stage, task.evaluator.postconfig)
+        await self._finish(task)
         return await evaluate(
             self._client,
             task,
