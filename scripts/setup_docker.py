@@ -34,7 +34,7 @@ DESKTOP = ROOT / "deploy" / "desktop"
 WHEELS = DESKTOP / "wheels"
 BASE, REGISTRY_BASE = "dart-gui-base:bookworm", "debian:bookworm-slim"
 IMAGES = {"small": "dart-gui-desktop:small", "all": "dart-gui-desktop:all"}
-GUEST_PACKAGES = ("aiohttp", "pydantic", "pillow", "mss", "python-xlib")
+GUEST_PACKAGES = ("aiohttp", "pydantic", "pillow", "mss", "python-xlib", "pyautogui")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,8 +103,9 @@ def get_wheels() -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     shutil.rmtree(WHEELS, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check"]
-    command += ["--only-binary", ":all:", "--dest", str(WHEELS), "--constraint", str(constraints)]
+    # Built here where there is none: pyautogui and what it needs are published as sources.
+    command = [sys.executable, "-m", "pip", "wheel", "-qq", "--disable-pip-version-check"]
+    command += ["--wheel-dir", str(WHEELS), "--constraint", str(constraints)]
     run([*command, *GUEST_PACKAGES], what="getting the packages of the guest server")
     stamp.write_text(wanted)
 

@@ -183,6 +183,7 @@ def test_where_there_are_no_containers_it_says_why_and_the_tests_are_left_to_ski
         raise script.Unavailable("only root may start one")
         yield ""
 
+    monkeypatch.delenv("DART_DOCKER_HOST", raising=False)
     monkeypatch.setattr(script, "STATE", tmp_path)
     monkeypatch.setitem(script.ENGINES, "docker", no_daemon)
     show = [sys.executable, "-c", "import os; print(os.environ.get('DART_DOCKER_HOST'))"]

@@ -20,6 +20,9 @@ from dart_gui.env.osworld.setup import Stage, set_up
 from dart_gui.env.osworld.tasks import OsworldTask, getters_of
 from dart_gui.types import Observation
 
+START_REST_S = 1.0
+"""A browser that starts pauses between its processes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OsworldSettings:
@@ -78,7 +81,8 @@ class OsworldEnv(DesktopEnv):
 
     async def _start(self, task: DesktopTask) -> Observation:
         await self._set_up(task.config)
-        await self._rest()  # published set-up goes on as soon as a program is started
+        # Set-up goes on as soon as a program is started; OSWorld waits 60 s here.
+        await self._client.await_rest(rest_s=START_REST_S, timeout_s=self._pace.rest_limit_s)
         return await self._observe(task)
 
     async def _finish(self, task: DesktopTask) -> None:
