@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 PROGRAMS = {  # program -> Debian package
     "dockerd": "docker.io",
@@ -40,6 +41,7 @@ PODMAN_PROGRAMS = {
 NETAVARK = (Path("/usr/lib/podman/netavark"), Path("/usr/libexec/podman/netavark"))
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 START_S, END_S, STEP_S = 60, 30, 2400
+TURN_S, POLL_S = 3600, 0.1
 MIN_DISK_GB = 4.0
 MACHINE_LOCK = Path("/run/dart-container-engine.lock")
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
@@ -200,8 +202,7 @@ def ours(
     answers: Callable[[], bool],
 ) -> Iterator[None]:
     before = state / "before.json"
-    with MACHINE_LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time: else each would undo what another needs
+    with alone(MACHINE_LOCK):  # else each would undo what another needs
         put_back(before)  # what one of ours left that was killed
         before.write_text(json.dumps(network_state()))
         process = start_daemon(command, folder / "log", engine.environment)
@@ -213,6 +214,35 @@ def ours(
         finally:
             end_daemon(process, (folder, state))
             put_back(before)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One process at a time. The file says who, and a second one, which waits, says it too."""
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
+        take_turn(file, path)
+        file.truncate(0)
+        since = time.strftime("%F %T")
+        file.write(f"process {os.getpid()} since {since}: {shlex.join(sys.argv)[:300]}")
+        file.flush()
+        yield
+
+
+def take_turn(file: TextIO, path: Path) -> None:
+    """Raises ``Unavailable`` where the turn does not come within ``TURN_S``."""
+    said, deadline = "", time.monotonic() + TURN_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read()
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{path} was not free within {TURN_S} s; it is held by {holder}")
+        if holder and holder != said:
+            say(f"waiting for the engine of another process ({path}): {holder}")
+            said = holder
+        time.sleep(POLL_S)
 
 
 def start_daemon(

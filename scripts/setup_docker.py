@@ -16,7 +16,6 @@ missing, and the command runs without them: the tests that need them count as sk
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import shutil
@@ -27,7 +26,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from container_engine import ENGINES, Engine, Unavailable, run, say
+from container_engine import ENGINES, Engine, Unavailable, alone, run, say
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".docker"
@@ -35,7 +34,7 @@ DESKTOP = ROOT / "deploy" / "desktop"
 WHEELS = DESKTOP / "wheels"
 BASE, REGISTRY_BASE = "dart-gui-base:bookworm", "debian:bookworm-slim"
 IMAGES = {"small": "dart-gui-desktop:small", "all": "dart-gui-desktop:all"}
-GUEST_PACKAGES = ("aiohttp", "pydantic", "pillow", "mss", "python-xlib")
+GUEST_PACKAGES = ("aiohttp", "pydantic", "pillow", "mss", "python-xlib", "pyautogui")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,15 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was changed is put back
     STATE.mkdir(exist_ok=True)
     try:
-        with (STATE / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one daemon has the folder at a time
-            with ENGINES[options.engine](STATE) as engine:
-                began = time.monotonic()
-                build_image(engine, image, options.apps)
-                say(f"the image {image} is ready after {time.monotonic() - began:.0f} s")
-                environment = {"DART_DOCKER_HOST": engine.host, "DART_DOCKER_IMAGE": image}
-                environment["DART_DOCKER_APPS"] = options.apps
-                return subprocess.run(command, env={**os.environ, **environment}).returncode
+        # One daemon has the folder at a time.
+        with alone(STATE / "lock"), ENGINES[options.engine](STATE) as engine:
+            began = time.monotonic()
+            build_image(engine, image, options.apps)
+            say(f"the image {image} is ready after {time.monotonic() - began:.0f} s")
+            environment = {"DART_DOCKER_HOST": engine.host, "DART_DOCKER_IMAGE": image}
+            environment["DART_DOCKER_APPS"] = options.apps
+            return subprocess.run(command, env={**os.environ, **environment}).returncode
     except Unavailable as error:
         say(f"no desktops in containers here: {error}")
         return subprocess.run(command).returncode  # what needs them says so, and counts as skipped
@@ -105,8 +103,9 @@ def get_wheels() -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     shutil.rmtree(WHEELS, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check"]
-    command += ["--only-binary", ":all:", "--dest", str(WHEELS), "--constraint", str(constraints)]
+    # Built here where there is none: pyautogui and what it needs are published as sources.
+    command = [sys.executable, "-m", "pip", "wheel", "-qq", "--disable-pip-version-check"]
+    command += ["--wheel-dir", str(WHEELS), "--constraint", str(constraints)]
     run([*command, *GUEST_PACKAGES], what="getting the packages of the guest server")
     stamp.write_text(wanted)
 

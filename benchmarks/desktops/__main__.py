@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,11 +57,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(path.read_text(encoding="utf-8"))
 
 
+def docker_overrides(image: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """For the provider ``docker``: ``image``, and what ``scripts/setup_docker.py`` has set up."""
+    image = image or environ.get("DART_DOCKER_IMAGE", "")
+    named = {"docker_host": environ.get("DART_DOCKER_HOST", ""), "docker_image": image}
+    return tuple(f"env.{key}={value}" for key, value in named.items() if value)
+
+
 def _probe(name: str, args: argparse.Namespace, plan: Plan, say: Callable[[str], None]) -> Probed:
+    provider, _, image = name.partition("=")
+    overrides = docker_overrides(image, os.environ) if provider == "docker" else ()
     # Not in TMPDIR: the path of a Unix socket has 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="bd-", dir="/tmp") as place:
         options = ServerOptions(
-            folder=Path(place), provider=name, width=args.width, height=args.height
+            folder=Path(place),
+            provider=provider,
+            width=args.width,
+            height=args.height,
+            overrides=overrides,
         )
         return asyncio.run(probe(make_provider(options), plan, say))
 
@@ -71,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--providers", default="xvfb", help="by name, with commas between them")
+    parser.add_argument("--providers", default="xvfb", help="docker=IMAGE for another image")
     parser.add_argument("--boots", type=int, default=12)
     parser.add_argument("--resets", type=int, default=12, help="with a warm pool, and without")
     parser.add_argument("--shots", type=int, default=200)

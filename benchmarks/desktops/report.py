@@ -94,7 +94,8 @@ def _method(values: dict[str, Any]) -> str:
         "there is a desktop, a terminal has been started and is painted, and the first screenshot has "
         f"arrived; {plan['num_shots']} screenshots from request to whole PNG, of which grab and "
         f"encoding are as the guest server reports them; {plan['num_actions']} actions of each kind, "
-        "until they are carried out, which is not until the screen shows it. Memory is the proportional "
-        f"set size of all processes of a desktop, {plan['num_together']} of them running at once; a GB "
-        "is 10^9 bytes."
+        "until they are carried out, which is not until the screen shows it. Memory, with "
+        f"{plan['num_together']} desktops running at once, is the proportional set size of all processes "
+        "of an Xvfb desktop, and of a container what its control group is charged, less cached "
+        "files that are not in use; a GB is 10^9 bytes."
     )

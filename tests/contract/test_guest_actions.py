@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import json
 import re
 import shlex
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dart_gui.env.desktop.client import Address, GuestClient
 from dart_gui.env.desktop.cluster import DesktopCluster
-from dart_gui.env.desktop.env import Pace
+from dart_gui.env.desktop.env import DesktopEnv, Pace
 from dart_gui.env.desktop.mini import mini_tasks
 from dart_gui.env.desktop.pool import DesktopPool
+from dart_gui.env.desktop.tasks import TaskFolder
 from dart_gui.env.providers.xvfb import XvfbProvider
 from dart_gui.errors import EnvError
 from dart_gui.types import (
@@ -240,6 +245,42 @@ async def test_a_guest_without_python_xlib_is_an_error_that_says_so(
     finally:
         double.pythons = pythons
         await client.close()
+
+
+def works(effect: str) -> dict[str, Any]:
+    """A set-up step that starts a program, which has its effect after half a second of work."""
+    work = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
+    return {"type": "launch", "parameters": {"command": f"{work}; {effect}", "shell": True}}
+
+
+async def test_an_evaluation_waits_until_programs_have_done_their_work(
+    client: GuestClient, tmp_path: Path
+) -> None:
+    text = {
+        "instruction": "Nothing.",
+        "config": [works("echo done > a.txt")],
+        "evaluator": {
+            "postconfig": [works("cp a.txt b.txt")],
+            "func": "exact_match",
+            "result": {"type": "vm_file", "path": "b.txt"},
+            "expected": {"type": "rule", "rules": {"expected": "done\n"}},
+        },
+    }
+    (tmp_path / "work.json").write_text(json.dumps(text))
+    text["config"] = [
+        {"type": "launch", "parameters": {"command": "yes > /dev/null", "shell": True}}
+    ]
+    (tmp_path / "never.json").write_text(json.dumps(text))
+    tasks = TaskFolder(tmp_path, name="own")
+    pace = Pace(react_s=0, settle_s=0.01, rest_limit_s=120)
+    env = DesktopEnv(client, tasks, pace=pace)
+    await env.reset(Task(task_id="own/work", seed=1))
+    assert (await env.evaluate()).reward == 1.0
+    await client.execute("rm a.txt b.txt", shell=True)
+    env = DesktopEnv(client, tasks, pace=replace(pace, rest_limit_s=0.2))
+    await env.reset(Task(task_id="own/never", seed=1))  # it is evaluated all the same
+    assert (await env.evaluate()).reward == 0.0
+    await client.execute(["pkill", "yes"])
 
 
 @pytest.mark.parametrize("way", ["solution", "near_miss"])

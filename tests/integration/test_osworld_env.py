@@ -31,7 +31,8 @@ from dart_gui.env.osworld.setup import fill_history
 from dart_gui.env.osworld.tasks import OsworldFolder
 from dart_gui.env.providers.fake import FakeProvider
 from dart_gui.errors import EnvError
-from dart_gui.types import Task
+from dart_gui.fakes import FakeClock
+from dart_gui.types import Press, Task
 
 TASK = Task(task_id="osworld/os/a", seed=0)
 RESULT = {"type": "vm_command_line", "command": ["true"]}
@@ -362,6 +363,35 @@ async def test_infeasible_is_only_what_the_agent_says_is(
     if declared:
         env.declare_infeasible()
     assert (await env.evaluate()).reward == reward
+
+
+@pytest.mark.parametrize(
+    ("getter", "postconfig", "waits"),
+    [
+        ("enable_do_not_track", [], [9.0]),  # 12 s since the last action, 3 of which have passed
+        ("cookie_data", [], [29.0]),
+        ("vm_command_line", [], [0.0]),
+        # Chrome writes all when it is ended, and what is seen once the desktop rests is new.
+        ("enable_do_not_track", [step("launch", command=["true"])], []),
+    ],
+)
+async def test_chrome_is_given_the_time_that_it_takes_to_write_its_profile(
+    make: Make, getter: str, postconfig: list[dict[str, Any]], waits: list[float]
+) -> None:
+    env = make(evaluator=EVALUATOR | {"result": {"type": getter}, "postconfig": postconfig})
+    clock = FakeClock()
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    env._clock, env._sleep = clock, sleep
+    await env.reset(TASK)
+    clock.advance(100)
+    await env.step(Press(key="a"))
+    clock.advance(3)
+    assert (await env.evaluate()).reward == 1.0
+    assert slept == waits
 
 
 async def test_a_desktop_that_is_gone_is_not_a_missing_file(

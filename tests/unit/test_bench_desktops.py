@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.desktops.__main__ import docker_overrides
 from benchmarks.desktops.report import desktops_per_gb
 from benchmarks.soak.report import Left, Outcome, judge
 from benchmarks.soak.runs import Follower
@@ -215,3 +216,13 @@ def test_events_are_read_once_as_they_come(tmp_path: Path) -> None:
     follower.close()
     assert (follower.num_episodes, follower.num_train_steps) == (2, 1)
     assert (follower.num_leased, follower.num_envs_replaced) == (3, 1)
+
+
+def test_containers_are_those_that_were_set_up() -> None:
+    environ = {"DART_DOCKER_HOST": "unix:///d.sock", "DART_DOCKER_IMAGE": "small"}
+    assert docker_overrides("", {}) == ()
+    assert docker_overrides("", environ) == (
+        "env.docker_host=unix:///d.sock",
+        "env.docker_image=small",
+    )
+    assert docker_overrides("full", environ)[1] == "env.docker_image=full"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -234,6 +235,7 @@ def test_where_there_are_no_containers_it_says_why_and_the_tests_are_left_to_ski
         raise script.Unavailable("only root may start one")
         yield ""
 
+    monkeypatch.delenv("DART_DOCKER_HOST", raising=False)
     monkeypatch.setattr(script, "STATE", tmp_path)
     monkeypatch.setitem(script.ENGINES, "docker", no_daemon)
     show = [sys.executable, "-c", "import os; print(os.environ.get('DART_DOCKER_HOST'))"]
@@ -255,3 +257,44 @@ def test_podman_that_is_not_whole_says_what_is_missing(
         script.ENGINES["podman"](tmp_path),
     ):
         raise AssertionError("it started")
+
+
+# Wants the lock, says that it has it, and holds it until it is told to end.
+TURN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import container_engine as engine
+from pathlib import Path
+engine.TURN_S = float(sys.argv[3])
+with engine.alone(Path(sys.argv[2])):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_engine_waits_for_its_turn_and_says_whose_it_is(tmp_path: Path) -> None:
+    scripts = Path(__file__).resolve().parents[2] / "scripts"
+
+    def want(turn_s: float) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", TURN, scripts, tmp_path / "lock", str(turn_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with want(60) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "mine\n"
+        with want(60) as second, want(0) as third:
+            assert second.stderr is not None
+            said = second.stderr.readline()
+            assert "waiting for the engine of another process" in said
+            assert f"process {first.pid} since 20" in said
+            assert f"held by process {first.pid} since" in third.communicate()[1]  # no more time
+            assert third.returncode == 1
+            assert second.poll() is None
+            first.kill()  # a lock does not outlive its process
+            assert second.communicate() == ("mine\n", "")
+    assert f"process {second.pid} since" in (tmp_path / "lock").read_text()

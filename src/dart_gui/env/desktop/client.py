@@ -291,6 +291,15 @@ class GuestClient:
         answer = await self._call("POST", "/wait", body=body, timeout_s=ANSWER_S + timeout_s)
         return float(_object(answer, "/wait")["waited_ms"]) / 1e3
 
+    async def await_rest(self, *, rest_s: float, timeout_s: float) -> bool:
+        """Until no program of the desktop has worked, or waited for a processor, for ``rest_s``; False
+        where that was not within ``timeout_s``."""
+        if await self._is_published():
+            return await self._published.await_rest(rest_s, timeout_s)
+        body = {"rest_ms": 1e3 * rest_s, "timeout_ms": 1e3 * timeout_s}
+        answer = await self._call("POST", "/rest", body=body, timeout_s=ANSWER_S + timeout_s)
+        return bool(_object(answer, "/rest")["is_resting"])
+
     async def read_file(self, path: str) -> bytes | None:
         """The bytes of a file; None where there is none."""
         form = aiohttp.FormData({"file_path": path})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,9 +14,11 @@ from PIL import Image
 
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.setup import evaluate, set_up
-from dart_gui.env.desktop.tasks import DesktopTask, TaskSource
+from dart_gui.env.desktop.tasks import DesktopTask, SetupStep, TaskSource
 from dart_gui.errors import EnvError
 from dart_gui.types import Action, CallUser, Evaluation, Finished, Observation, Task, Wait
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -29,6 +32,8 @@ class Pace:
     settle_s: float = 0.1  # still for so long is settled
     settle_limit_s: float = 2.0  # an animation never settles: the screenshot is taken then
     wait_s: float = 1.0  # what wait() waits for
+    rest_s: float = 0.1  # before an evaluation: no program at work for so long
+    rest_limit_s: float = 30.0  # one that always works is no reason not to evaluate
 
 
 class DesktopEnv:
@@ -73,14 +78,28 @@ class DesktopEnv:
         await self._client.close()
 
     async def _start(self, task: DesktopTask) -> Observation:
-        await self._set_up(task)
+        await self._set_up(task.config)
         return await self._observe(task)
 
-    async def _set_up(self, task: DesktopTask) -> None:
-        await set_up(self._client, task.config, sleep=self._sleep)
+    async def _set_up(self, steps: Sequence[SetupStep]) -> None:
+        await set_up(self._client, steps, sleep=self._sleep)
 
     async def _score(self, task: DesktopTask) -> float:
-        return await evaluate(self._client, task.evaluator, sleep=self._sleep)
+        await self._finish(task)
+        return await evaluate(self._client, task.evaluator)
+
+    async def _finish(self, task: DesktopTask) -> None:
+        """What the newest actions and ``postconfig`` began is done before anything is looked at: on a
+        busy machine a program saves its file long after the keys were pressed."""
+        await self._rest()
+        if task.evaluator.postconfig:
+            await self._set_up(task.evaluator.postconfig)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        limit_s = self._pace.rest_limit_s
+        if not await self._client.await_rest(rest_s=self._pace.rest_s, timeout_s=limit_s):
+            log.info("evaluated while programs of the desktop were at work for %g s", limit_s)
 
     async def _act(self, task: DesktopTask, action: Action) -> Observation:
         action_error = await self._client.act(action)

@@ -1,8 +1,8 @@
 """The guest API: OSWorld's HTTP routes inside a desktop, and our own for typed actions.
 
 OSWorld's routes keep its names, parameters and JSON. Ours are ``POST /action`` (a typed action as
-JSON), ``POST /wait`` (until the screen meets a condition), ``GET /health``, ``GET /windows`` and
-``/port/PORT/PATH``.
+JSON), ``POST /wait`` (until the screen meets a condition), ``POST /rest`` (until the programs do
+nothing), ``GET /health``, ``GET /windows`` and ``/port/PORT/PATH``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Annotated, Any, TypeVar
 from aiohttp import web
 from pydantic import Field, TypeAdapter, ValidationError
 
+from dart_gui.env.desktop import rest
 from dart_gui.env.desktop.execute import CommandError
 from dart_gui.env.desktop.screen import Frame, Screen, Window, WindowQuery, check
 from dart_gui.env.desktop.watch import Condition, Outcome, Watcher
@@ -48,11 +49,17 @@ class Guest:
     """What the routes share: the screen, which one thread at a time may use, and the home."""
 
     def __init__(
-        self, screen: Screen, *, home: Path, clock: Callable[[], float] = time.monotonic
+        self,
+        screen: Screen,
+        *,
+        home: Path,
+        at_work: Callable[[], bool] = rest.at_work,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.home = home
         self.clock = clock
         self.screen = screen
+        self.at_work = at_work
         self.before: Frame | None = None  # the screen before the newest action
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="screen")
         self.watcher = Watcher(self.grab, self.windows, clock=clock)
@@ -96,6 +103,7 @@ def new_app(guest: Guest) -> web.Application:
     app.router.add_get("/screenshot", _screenshot)
     app.router.add_post("/action", _action)
     app.router.add_post("/wait", _wait)
+    app.router.add_post("/rest", _rest)
     app.router.add_get("/platform", _platform)
     app.router.add_get("/cursor_position", _cursor_position)
     app.router.add_route("*", "/screen_size", _screen_size)
@@ -247,6 +255,20 @@ async def _wait(request: web.Request) -> web.Response:
     if not outcome.met:
         raise GuestError(408, f"after {outcome.waited_s:.1f} s {outcome.missing}")
     return web.json_response({"status": "success", "waited_ms": round(1e3 * outcome.waited_s)})
+
+
+async def _rest(request: web.Request) -> web.Response:
+    """Whether the programs came to rest in time; one that never does is no error."""
+    guest = request.app[GUEST]
+    body = await read_object(request)
+    try:
+        rest_s, limit_s = float(body["rest_ms"]) / 1e3, float(body["timeout_ms"]) / 1e3
+    except (KeyError, TypeError, ValueError):
+        raise GuestError(400, "rest_ms and timeout_ms must be numbers") from None
+    is_resting = await asyncio.to_thread(
+        rest.await_rest, rest_s, min(limit_s, MAX_WAIT_S), is_at_work=guest.at_work
+    )
+    return web.json_response({"is_resting": is_resting})
 
 
 async def _platform(_: web.Request) -> web.Response:

@@ -2,7 +2,8 @@
 and waiting for the screen.
 
 Actions and windows are one constant program, ``x11.py``, run by ``POST /execute`` with the strokes as an
-argument. The screen is waited for by comparing screenshots here.
+argument; another, ``rest.py``, says whether the desktop rests. The screen is waited for by comparing
+screenshots here.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Done(Protocol):
 
 
 @cache
-def program() -> str:
-    return files("dart_gui.env.desktop").joinpath("x11.py").read_text(encoding="utf-8")
+def program(source: str = "x11.py") -> str:
+    return files("dart_gui.env.desktop").joinpath(source).read_text(encoding="utf-8")
 
 
 class PublishedGuest:
@@ -112,6 +113,9 @@ class PublishedGuest:
     async def wait(self, condition: Condition) -> Outcome:
         return await self._watcher().wait(condition)
 
+    async def await_rest(self, rest_s: float, limit_s: float) -> bool:
+        return bool(await self._run(f"{rest_s:g}", f"{limit_s:g}", source="rest.py"))
+
     async def _look(self) -> bytes:
         for pause_s in PAUSES_S:
             try:
@@ -129,13 +133,13 @@ class PublishedGuest:
     async def _frame(self, png: bytes) -> Frame:
         return await asyncio.to_thread(decode, png, self._hidden)
 
-    async def _run(self, verb: str, given: str) -> Any:
+    async def _run(self, verb: str, given: str, *, source: str = "x11.py") -> Any:
         """The program's answer, by the first Python of the guest that has python-xlib. Another is tried
         only where the program did not begin: nothing is done twice."""
         said = []
         for python in (self._python,) if self._python else PYTHONS:
             try:
-                done = await self._execute([python, "-c", program(), verb, given])
+                done = await self._execute([python, "-c", program(source), verb, given])
             except EnvError as error:
                 if _NO_PYTHON not in str(error):
                     raise

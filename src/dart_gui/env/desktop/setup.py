@@ -75,15 +75,13 @@ def _condition(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def evaluate(
-    client: GuestClient, evaluator: Evaluator, *, sleep: Sleep = asyncio.sleep
-) -> float:
-    """OSWorld's reward in [0, 1]: with "and" the mean, but 0 where one is 0; with "or" the best.
+async def evaluate(client: GuestClient, evaluator: Evaluator) -> float:
+    """OSWorld's reward in [0, 1] once ``postconfig`` is done: with "and" the mean, but 0 where one is 0;
+    with "or" the best.
 
     Raises:
         EnvError: the desktop does not answer, or a metric fails on what it is given.
     """
-    await set_up(client, evaluator.postconfig, sleep=sleep)
     scores = []
     for check in evaluator.checks:
         score = await _score(client, check)

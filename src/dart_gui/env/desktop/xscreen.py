@@ -64,7 +64,8 @@ class XScreen:
         self._display.sync()
 
     def park_pointer(self) -> None:
-        self._input.move(self.width - 1, self.height - 1)
+        # Not in the corner itself, where pyautogui refuses to do anything.
+        self._input.move(self.width - 2, self.height - 2)
         self._display.sync()
 
     def await_window_manager(

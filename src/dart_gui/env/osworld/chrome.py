@@ -11,6 +11,23 @@ from dart_gui.errors import EnvError
 START_S = 60.0
 ANSWER_S = 120.0
 
+_COMMIT_S = 12.0
+PROFILE_S = {
+    **dict.fromkeys(
+        (
+            *("bookmarks", "chrome_font_size", "chrome_language", "data_delete_automacally"),
+            *("default_search_engine", "enable_do_not_track", "enable_enhanced_safety_browsing"),
+            *("enable_safe_browsing", "enabled_experiments", "find_installed_extension_name"),
+            *("find_unpacked_extension_path", "history", "new_startup_page", "profile_name"),
+        ),
+        _COMMIT_S,
+    ),
+    "cookie_data": 32.0,
+}
+"""Seconds until a change is in the file of the profile that a getter reads: Chrome keeps changes for
+10 s, of cookies for 30 s, before it writes them (its ``ImportantFileWriter`` and
+``SQLitePersistentCookieStore``). OSWorld waits 20 s before every evaluation."""
+
 PORTS = (9222, 1337)
 """Where OSWorld's tasks have the debugger: behind socat, and without."""
 

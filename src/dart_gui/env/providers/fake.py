@@ -142,7 +142,7 @@ class FakeProvider:
         home = folder / "home"
         (home / "Desktop").mkdir(parents=True)
         screen = FakeScreen(width=self._size[0], height=self._size[1])
-        guest = Guest(screen, home=home)
+        guest = Guest(screen, home=home, at_work=lambda: False)
         released = asyncio.Event()
         app = new_app(guest)
         app.middlewares.append(_faulty(fault, screen, released))
