@@ -4,8 +4,8 @@ by the routes that OSWorld publishes."""
 from __future__ import annotations
 
 import asyncio
-import os
 import json
+import os
 import re
 import shlex
 import shutil
