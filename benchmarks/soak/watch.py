@@ -109,9 +109,14 @@ def left_groups(seen: Iterable[str]) -> list[str]:
     return sorted(name for name in seen if (CGROUPS / name).is_dir())
 
 
-def sockets() -> set[str]:
-    """X sockets of this machine: a desktop has its own ``/tmp`` and leaves none here."""
-    return {path.name for path in SOCKETS.iterdir()} if SOCKETS.is_dir() else set()
+def sockets(folder: Path = SOCKETS, proc: Path = PROC) -> set[str]:
+    """X sockets of this machine behind which there is no X server: one that runs is another program's, as
+    the run's own are counted as processes. A desktop has its own ``/tmp`` and leaves none here."""
+    if not folder.is_dir():
+        return set()
+    rows = (line.split() for line in (proc / "net" / "unix").read_text().splitlines()[1:])
+    alive = {Path(row[7]).name for row in rows if len(row) > 7 and Path(row[7]).parent == folder}
+    return {path.name for path in folder.iterdir()} - alive
 
 
 def _is_display(process: Process) -> bool:

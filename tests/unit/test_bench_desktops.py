@@ -13,7 +13,7 @@ from benchmarks.desktops.report import desktops_per_gb
 from benchmarks.soak.report import Left, Outcome, judge
 from benchmarks.soak.runs import Follower
 from benchmarks.soak.trend import Bound, trend_of
-from benchmarks.soak.watch import Observer, Sample, groups_of, module_of, still_running
+from benchmarks.soak.watch import Observer, Sample, groups_of, module_of, sockets, still_running
 from benchmarks.utilisation import published
 from benchmarks.utilisation.episode import MIN_STEPS, Setting, script
 from benchmarks.utilisation.figures import Played, ceiling, shares_of_gain
@@ -226,3 +226,18 @@ def test_containers_are_those_that_were_set_up() -> None:
         "env.docker_image=small",
     )
     assert docker_overrides("full", environ)[1] == "env.docker_image=full"
+
+
+def test_a_socket_of_an_x_server_that_runs_is_another_programs(tmp_path: Path) -> None:
+    folder = tmp_path / ".X11-unix"
+    folder.mkdir()
+    for name in ("X0", "X77"):
+        (folder / name).touch()
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "unix").write_text(
+        "Num       RefCount Protocol Flags    Type St Inode Path\n"
+        f"0000: 00000002 00000000 00010000 0001 01 1 {folder}/X77\n"
+        "0000: 00000002 00000000 00010000 0001 01 2\n"
+    )
+    assert sockets(folder, tmp_path) == {"X0"}
+    assert sockets(tmp_path / "none", tmp_path) == set()
