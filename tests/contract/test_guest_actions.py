@@ -141,6 +141,23 @@ async def test_an_editor_gets_text_that_is_saved(client: GuestClient) -> None:
         await asyncio.sleep(0.02)
 
 
+async def test_a_file_is_dropped_on_a_folder(client: GuestClient) -> None:
+    if not shutil.which("thunar"):
+        pytest.skip("thunar is not installed")
+    await client.execute("mkdir -p drop/folder; echo 1 > drop/note.txt", shell=True)
+    await client.launch(["thunar", "drop"])
+    await client.wait(window_name="drop", min_colors=16, stable_s=0.5, timeout_s=120)
+    (window,) = await client.windows()
+    # The icons of the window that the task's file manager opens: the folder first, then the file.
+    icons = [Point(x, window["y"] + 95) for x in (window["x"] + 211, window["x"] + 284)]
+    assert await client.act(Drag(start=icons[1], end=icons[0])) is None
+    while await client.read_file("~/drop/folder/note.txt") is None:
+        await asyncio.sleep(0.05)
+    await client.execute("pkill -i thunar; rm -r drop", shell=True)
+    while await client.windows():
+        await asyncio.sleep(0.02)
+
+
 async def test_keys_are_held_and_let_go(client: GuestClient) -> None:
     caps = Press(key="capslock")
     held = [KeyDown(key="shift"), Press(key="a"), KeyUp(key="shift"), Press(key="a")]

@@ -25,7 +25,7 @@ from dart_gui.env.desktop.strokes import strokes
 from dart_gui.env.desktop.watch import Condition
 from dart_gui.errors import EnvError
 from dart_gui.fakes import FakeClock
-from dart_gui.types import Click, Hover, Point, Press, TypeText, Wait
+from dart_gui.types import Click, Drag, Hover, Point, Press, TypeText, Wait
 
 
 @dataclass
@@ -175,6 +175,16 @@ def test_strokes_are_ready_for_json() -> None:
     click = strokes(Click(point=Point(1.9, 2.2), count=2), width=9, height=9)
     press = ["button", 1, True], ["button", 1, False]
     assert json.loads(json.dumps(click)) == [["move", 1, 2], *press, *press]
+
+
+def test_a_drag_rests_when_it_is_picked_up_and_before_it_is_let_go() -> None:
+    """What takes part in it needs the time to answer: a file was not dropped otherwise."""
+    drag = strokes(Drag(start=Point(0, 0), end=Point(80, 40)), width=99, height=99)
+    kinds = [stroke[0] for stroke in drag]
+    assert drag[:3] == [("move", 0, 0), ("button", 1, True), ("move", 10, 5)]
+    assert kinds[3:5] == ["move", "settle"]
+    assert drag[-3:] == [("move", 80, 40), ("settle",), ("button", 1, False)]
+    assert kinds.count("settle") == 2
 
 
 class Keyboard:

@@ -70,13 +70,11 @@ def _click(button: int) -> list[Stroke]:
 
 def _drag(action: Drag) -> list[Stroke]:
     start, end = action.start, action.end
-    shares = [i / DRAG_MOVES for i in range(1, DRAG_MOVES + 1)]
-    return [
-        _move(start.x, start.y),
-        ("button", 1, True),
-        *(
-            _move(start.x + share * (end.x - start.x), start.y + share * (end.y - start.y))
-            for share in shares
-        ),
-        ("button", 1, False),
+    moves = [
+        _move(start.x + share * (end.x - start.x), start.y + share * (end.y - start.y))
+        for share in (i / DRAG_MOVES for i in range(1, DRAG_MOVES + 1))
     ]
+    # What is dragged and where it is dropped talk to each other: when it is picked up, and before it is
+    # let go. A release that comes in between drops nothing.
+    held = [*moves[:2], ("settle",), *moves[2:], ("settle",)]
+    return [_move(start.x, start.y), ("button", 1, True), *held, ("button", 1, False)]

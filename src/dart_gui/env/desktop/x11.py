@@ -48,7 +48,7 @@ class XInput:
 
     def perform(self, strokes: Iterable[Sequence[Any]]) -> None:
         """``(move, x, y)``, ``(button, number, is_down)``, ``(keys, way, keysyms)`` with the way
-        ``tap``, ``down`` or ``up``, and ``(type, keysyms)``."""
+        ``tap``, ``down`` or ``up``, ``(type, keysyms)``, and ``(settle,)``: until the screen rests."""
         for stroke in strokes:
             kind = stroke[0]
             if kind == "move":
@@ -60,6 +60,9 @@ class XInput:
                 self._keys(stroke[1], stroke[2])
             elif kind == "type":
                 self._type(list(stroke[1]))
+            elif kind == "settle":
+                self._display.sync()
+                self._settle()
             else:
                 raise ValueError(f"there is no stroke {kind!r}")
         self._display.sync()
