@@ -65,6 +65,7 @@ async def probe(provider: Provider, plan: Plan, say: Callable[[str], None]) -> P
         boots = [await _boot(provider, f"boot{n}", say) for n in range(plan.num_boots)]
         cold = await _resets(provider, plan, 0, say)
         warm = await _resets(provider, plan, 1, say)
+        await provider.start()  # a pool closes its provider
         shots, actions = await _latencies(provider, plan, say)
         bare, window = await _memory(provider, plan, say)
     finally:

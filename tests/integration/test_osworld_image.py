@@ -22,6 +22,8 @@ from dart_gui.env.providers.docker import docker_provider
 
 pytestmark = [pytest.mark.docker(apps="all"), pytest.mark.osworld, pytest.mark.slow]
 
+MADE = Path(__file__).resolve().parents[2] / ".venv-osworld" / "bin" / "python"
+PYTHON = Path(os.environ.get("DART_OSWORLD") or MADE)
 PAGE = b"<title>Shop</title>Lamp<script>document.cookie = 'basket=3; max-age=9999'</script>"
 SHOP, OTHER = "http://localhost:8000/shop.html", "http://localhost:8000/other.html"
 WEB_S, ANSWER_S = 60.0, 120.0
@@ -29,8 +31,8 @@ WEB_S, ANSWER_S = 60.0, 120.0
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[GuestClient]:
-    if not os.environ.get("DART_OSWORLD"):
-        pytest.skip("OSWorld's getters are not installed: DART_OSWORLD names their Python")
+    if not PYTHON.is_file():
+        pytest.skip("OSWorld's getters are not installed: `make test-osworld` does so")
     config = EnvConfig(
         docker_host=os.environ["DART_DOCKER_HOST"], docker_image=os.environ["DART_DOCKER_IMAGE"]
     )
@@ -55,13 +57,12 @@ async def reward(client: GuestClient, tmp_path: Path, conj: str, *checks: Check)
         "expected": [{"type": "rule", "rules": rules} for _, _, rules in checks],
     }
     task = parse({"instruction": "x", "evaluator": evaluator}, task_id="osworld/chrome/a")
-    python = Path(os.environ["DART_OSWORLD"])
     return await evaluate(
         client,
         task,
         scratch=tmp_path,
         downloads=Downloads(tmp_path / "cache", offline=True),
-        settings=EvaluatorSettings(python=python, timeout_s=ANSWER_S, memory_mb=8192),
+        settings=EvaluatorSettings(python=PYTHON, timeout_s=ANSWER_S, memory_mb=8192),
     )
 
 
