@@ -245,12 +245,15 @@ class EnvService:
             self._pool.discard(desktop)
             return
         self._desktops[lease_id] = desktop
-        self._table.ready(lease_id, desktop.desktop_id)
+        lease = self._table.ready(lease_id, desktop.desktop_id)
+        log.info("lease %s of %s has desktop %s", lease_id, lease.owner, desktop.desktop_id)
         self._changed.set()
         self._save()
 
     def _end(self, lease_id: str, reason: EndReason, message: str = "") -> Lease:
         """Its desktop begins to end. Idempotent."""
+        if self._table.get(lease_id).is_live:
+            log.info("lease %s ends, %s%s", lease_id, reason, message and f": {message}")
         lease = self._table.end(lease_id, reason, message)
         start = self._starts.get(lease_id)
         if start is not None and start is not asyncio.current_task():
