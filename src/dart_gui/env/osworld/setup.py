@@ -27,6 +27,7 @@ UNTIL_S = 120.0
 RETRY_S = 0.3
 WINDOW_S = 30.0
 WINDOWS = {"activate_window": "/setup/activate_window", "close_window": "/setup/close_window"}
+_NO_KEYS = "No module named 'pyautogui'"
 CHROME_PROFILE = ".config/google-chrome/Default"
 
 
@@ -118,6 +119,12 @@ async def _execute(stage: Stage, parameters: Mapping[str, Any]) -> None:
         for key, text in (("stdout", done.output), ("stderr", done.error)):
             if name := parameters.get(key):
                 _inside(stage.scratch, name).write_text(text, encoding="utf-8")
+        if _NO_KEYS in done.error and "pyautogui" in str(command):
+            # Going on would be a document that nobody saved.
+            raise EnvError(
+                "the command presses keys by pyautogui, which the desktop's Python does not have: use "
+                "OSWorld's image, or install it there"
+            )
         if not until or _met(until, done):
             return
         if waited_s >= UNTIL_S:
