@@ -22,6 +22,7 @@ from dart_gui.env.browser.chromium import find_chromium
 from dart_gui.env.desktop import guest_programs
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.env import Pace
+from dart_gui.env.desktop.screen import Window
 from dart_gui.env.osworld import chrome
 from dart_gui.env.osworld.door import Door
 from dart_gui.env.osworld.downloads import Downloads
@@ -41,8 +42,12 @@ Make = Callable[..., OsworldEnv]
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[GuestClient]:
-    provider = FakeProvider(tmp_path / "desktops")
+def provider(tmp_path: Path) -> FakeProvider:
+    return FakeProvider(tmp_path / "desktops")
+
+
+@pytest.fixture
+async def client(provider: FakeProvider) -> AsyncIterator[GuestClient]:
     await provider.start()
     desktop = await provider.create("one")
     made = GuestClient(desktop.address)
@@ -166,6 +171,38 @@ async def test_programs_are_started_and_the_wallpaper_is_set(
     )
     await env.reset(TASK)
     assert (await client.relay("POST", "/wallpaper")).body == picture.getvalue()
+
+
+async def test_files_are_opened_and_windows_awaited_and_closed(
+    make: Make, provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener = tmp_path / "bin" / "xdg-open"
+    opener.parent.mkdir()
+    opener.write_text('#!/bin/sh\necho "$1" > opened\n')
+    opener.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{opener.parent}:{os.environ['PATH']}")
+    (tmp_path / "notes.txt").write_text("n")
+    provider.screen("one").open_windows = [window(1, "notes.txt - Editor"), window(2, "Tips")]
+    env = make(
+        step("upload_file", files=[{"local_path": "notes.txt", "path": "notes.txt"}]),
+        step("open", path="notes.txt"),
+        step("execute", command="cat opened", shell=True, until={"stdout": "notes.txt"}),
+        step("wait", window_name="notes.txt", stable_ms=10, timeout_ms=60_000),
+        step("close_window", window_name="Tips", strict=True),
+        step("close_window", window_name="not there"),
+    )
+    await env.reset(TASK)
+    assert [w.title for w in provider.screen("one").windows()] == ["notes.txt - Editor"]
+    late = make(step("wait", window_name="Tips", stable_ms=0, timeout_ms=50))
+    with pytest.raises(EnvError, match="Tips"):
+        await late.reset(TASK)
+
+
+def window(window_id: int, title: str) -> Window:
+    kind = ("editor", "Editor")
+    place = {"x": 0, "y": 0, "width": 100, "height": 100}
+    is_active = window_id == 1
+    return Window(window_id=window_id, title=title, wm_class=kind, is_active=is_active, **place)
 
 
 async def test_a_program_that_is_not_there_is_infrastructure(make: Make) -> None:
@@ -472,6 +509,9 @@ async def test_the_door_is_for_who_has_its_password(client: GuestClient) -> None
     async with Door(client, answer_s=30) as door:
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{door.port}/health") as answer:
+                assert answer.status == 401
+            press = {"kind": "press", "key": "a"}
+            async with session.post(f"http://127.0.0.1:{door.port}/action", json=press) as answer:
                 assert answer.status == 401
             async with session.get(f"http://{door.host}:{door.port}/health") as answer:
                 assert answer.status == 200

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-import sys
 from pathlib import Path
 
+import pytest
+
 from dart_gui.env.osworld.tasks import STEP_KINDS, Need
+from tests.osworld_cases import subjects, usage
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "osworld.md").read_text(encoding="utf-8")
-sys.path.insert(0, str(ROOT / "tests" / "data"))
-from osworld_metric_cases import METRICS  # noqa: E402
-
-sys.path.remove(str(ROOT / "tests" / "data"))
 
 
 def section(title: str) -> str:
@@ -42,10 +41,38 @@ def test_the_exercised_steps_are_those_of_the_tests() -> None:
     assert exercised == used | alone
 
 
-def test_the_exercised_metrics_are_those_of_the_tests() -> None:
-    assert names(section("Metrics").partition("Not exercised")[0]) >= set(METRICS)
-    listed = section("Metrics").split("earn 0:")[1].split("\n\n")[0]
-    assert names(listed) == set(METRICS)
+def exercised(title: str) -> list[str]:
+    """The names of the second column."""
+    rows = re.findall(r"^\| `\w+` \|([^|]*)\|", section(title), re.MULTILINE)
+    return sorted(name for row in rows for name in re.findall(r"`(\w+)`", row))
+
+
+def test_the_exercised_metrics_and_getters_are_those_of_the_tests() -> None:
+    assert exercised("Metrics") == sorted(subjects.metrics())
+    assert exercised("Getters") == sorted(subjects.getters())
+    rules = section("Metrics").split("that are exercised: ")[1].split(";")[0]
+    assert names(rules) == subjects.table_rules()
+
+
+def test_those_that_no_case_has_are_in_the_tests_that_have_them() -> None:
+    texts = "".join(
+        (ROOT / "tests" / "integration" / f"test_{name}.py").read_text(encoding="utf-8")
+        for name in ("osworld_env", "osworld_metrics", "desktop_ports")
+    )
+    for kind in ("metrics", "getters"):
+        assert all(f'"{name}"' in texts for name in subjects.ELSEWHERE[kind])
+
+
+def test_how_many_tasks_use_only_what_is_exercised() -> None:
+    known, every = usage.exercised(usage.stored())
+    assert f"**{known} of {every} default tasks use only" in " ".join(TEXT.split())
+
+
+def test_the_stored_usage_is_that_of_the_published_tasks() -> None:
+    folder = os.environ.get("DART_OSWORLD_TASKS")
+    if not folder:
+        pytest.skip("DART_OSWORLD_TASKS does not name a copy of OSWorld's evaluation_examples")
+    assert usage.usage(Path(folder)) == usage.stored()
 
 
 def test_what_tasks_need_is_listed() -> None:

@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from dart_gui.env.desktop.client import GuestClient, Relayed
+from dart_gui.env.desktop.guest import ACTION
 from dart_gui.env.desktop.ports import CHROME
 from dart_gui.env.sockets import wants_socket
 from dart_gui.errors import EnvError
@@ -23,6 +24,7 @@ from dart_gui.errors import EnvError
 MAX_BODY = 512 << 20
 MAX_SAID = 300
 _LOOPBACK = "127.0.0.1"
+_NOT_YOURS = "this door is for one evaluation"
 _SOCKET_URL = re.compile(rb"ws://[^/\"]+/")
 _GONE = (410, 501, 502, 503, 504)
 """Of an env server in between, for a desktop gone; 501 of a guest that lacks what the route takes."""
@@ -58,6 +60,7 @@ class Door:
     async def __aenter__(self) -> Door:
         app = web.Application(client_max_size=MAX_BODY)
         app.router.add_route("*", f"/{self._secret}/{{port:\\d+}}{{path:/.*}}", self._relay_port)
+        app.router.add_post("/action", self._act)
         app.router.add_route("*", "/{path:.*}", self._relay)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
@@ -70,12 +73,24 @@ class Door:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _relay(self, request: web.Request) -> web.Response:
+    def _knows(self, request: web.Request) -> bool:
         expected = base64.b64encode(f"door:{self._secret}".encode()).decode()
-        if not secrets.compare_digest(
-            request.headers.get("Authorization", ""), f"Basic {expected}"
-        ):
-            return web.Response(status=401, text="this door is for one evaluation")
+        return secrets.compare_digest(request.headers.get("Authorization", ""), f"Basic {expected}")
+
+    async def _act(self, request: web.Request) -> web.Response:
+        """A typed action, which not every guest has a route for."""
+        if not self._knows(request):
+            return web.Response(status=401, text=_NOT_YOURS)
+        try:
+            action_error = await self._client.act(ACTION.validate_json(await request.read()))
+        except EnvError as error:
+            self.failure = self.failure or str(error)
+            return web.Response(status=502, text=str(error))
+        return web.json_response({"action_error": action_error})
+
+    async def _relay(self, request: web.Request) -> web.Response:
+        if not self._knows(request):
+            return web.Response(status=401, text=_NOT_YOURS)
         try:
             answer = await self._client.relay(
                 request.method,

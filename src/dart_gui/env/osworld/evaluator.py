@@ -13,10 +13,11 @@ import os
 import resource
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+T = TypeVar("T")
 ANSWER_S = 60.0
 
 
@@ -66,13 +67,33 @@ class Environment:
 
 def _controller(host: str, port: str) -> Any:
     """OSWorld's own, without its waits: it asks three times, five seconds apart, for a file that is
-    not there."""
+    not there. ``num_absent`` counts what the desktop did not have."""
     import requests
     from desktop_env.controllers.python import PythonController
 
     class Controller(PythonController):  # type: ignore[misc]
+        num_absent = 0
+
+        def get_file(self, file_path: str) -> bytes | None:
+            return self._counted(super().get_file(file_path))
+
+        def get_vm_wallpaper(self) -> bytes | None:
+            return self._counted(super().get_vm_wallpaper())
+
+        def get_vm_directory_tree(self, path: str) -> dict[str, Any] | None:
+            return self._counted(super().get_vm_directory_tree(path))
+
+        def _counted(self, found: T) -> T:
+            self.num_absent += found is None
+            return found
+
+        def act(self, action: Mapping[str, Any]) -> None:
+            answer = requests.post(f"{self.http_server}/action", json=action, timeout=ANSWER_S)
+            if answer.status_code != 200 or answer.json().get("action_error"):
+                raise RuntimeError(f"{dict(action)} was refused in the desktop: {answer.text}")
+
         def execute_python_command(self, command: str) -> dict[str, Any]:
-            """Without pyautogui, which getters do not use and not every desktop has."""
+            """Without pyautogui, which not every desktop has: see ``_press``."""
             body: dict[str, Any] = {"command": ["python3", "-c", command], "shell": False}
             done = requests.post(f"{self.http_server}/execute", json=body, timeout=ANSWER_S)
             done.raise_for_status()
@@ -92,7 +113,20 @@ def load() -> tuple[types.ModuleType, types.ModuleType]:
     sys.modules.setdefault("easyocr", _absent("easyocr"))
     metrics = importlib.import_module("desktop_env.evaluators.metrics")
     getters = importlib.import_module("desktop_env.evaluators.getters")
+    importlib.import_module("desktop_env.evaluators.getters.vscode").get_replay = _press  # type: ignore[attr-defined]
     return metrics, getters
+
+
+def _press(env: Environment, trajectory: Sequence[Mapping[str, Any]]) -> None:
+    """What OSWorld's getter of VS Code has pyautogui do, as typed actions."""
+    for part in trajectory:
+        given = part["param"]
+        action = {
+            "hotkey": {"kind": "hotkey", "keys": given},
+            "typewrite": {"kind": "type", "text": given},
+            "press": {"kind": "press", "key": given},
+        }[part["type"]]
+        env.controller.act(action)
 
 
 def _absent(name: str) -> types.ModuleType:
@@ -108,8 +142,9 @@ def _absent(name: str) -> types.ModuleType:
 def evaluate(published: Mapping[str, Any], env: Environment) -> float:
     """OSWorld's reward: with "and" the mean, but 0 where one is 0; with "or" the best.
 
-    A result that is not there (``FileNotFoundError``, or a metric that fails on ``None``) is worth 0:
-    the agent did not make it. All else that raises is an error.
+    A result that is not there is worth 0: the agent did not make it. So is a getter or metric that
+    fails where the desktop did not have what was asked of it, and a similarity below 0. All else that
+    raises is an error.
     """
     every = published.get("conj", "and") == "and"
     scores = []
@@ -141,21 +176,35 @@ def checks(published: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _score(check: Mapping[str, Any], env: Environment) -> float:
     metrics, getters = load()
-    result = check["result"]
+    result, expected = check["result"], check["expected"]
     getter, metric = getattr(getters, f"get_{result['type']}"), getattr(metrics, check["func"])
+    num_absent = env.controller.num_absent
     try:
         arguments = [getter(env, result)]
-    except FileNotFoundError:
-        return 0.0
-    if check["expected"]:
-        expected = check["expected"]
+    except Exception as error:
+        # Getters go on with the None of a file that is not there.
+        if isinstance(error, FileNotFoundError) or env.controller.num_absent > num_absent:
+            return 0.0
+        raise
+    is_absent = _lacks(arguments[0]) or env.controller.num_absent > num_absent
+    if expected:
         arguments.append(getattr(getters, f"get_{expected['type']}")(env, expected))
-    if arguments[0] is None:
+    if is_absent:
         # Most metrics answer 0 to that; some fail on it.
         with contextlib.suppress(Exception):
-            return float(metric(*arguments, **check["options"]))
+            return _bounded(metric(*arguments, **check["options"]))
         return 0.0
-    return float(metric(*arguments, **check["options"]))
+    return _bounded(metric(*arguments, **check["options"]))
+
+
+def _lacks(result: Any) -> bool:
+    return result is None or (isinstance(result, list) and None in result)
+
+
+def _bounded(score: Any) -> float:
+    """A similarity of pictures is below 0 where one looks like the other's negative."""
+    found = float(score)
+    return 0.0 if found < 0.0 else found  # NaN stays what it is
 
 
 if __name__ == "__main__":
