@@ -133,7 +133,8 @@ async def test_chromes_getters_on_a_chromium_with_its_window(
     await asyncio.sleep(chrome.PROFILE_S["bookmarks"])  # what Chrome waits before it writes
     right = (*CHANGED, is_on_page("Lamp"), has_tabs(SHOP, OTHER))
     assert await reward(client, tmp_path, "and", *right) == 1.0
-    # As tasks end it, which writes all of the profile.
+    # As tasks end it, which writes all of the profile but cookies that are younger than half a minute.
+    await asyncio.sleep(chrome.PROFILE_S["cookie_data"] - chrome.PROFILE_S["bookmarks"])
     await client.execute(["pkill", "chrome"])
     await client.await_rest(rest_s=0.3, timeout_s=WEB_S)
     assert await client.windows() == []

@@ -90,12 +90,12 @@ class OsworldEnv(DesktopEnv):
 
     async def _finish(self, task: DesktopTask) -> None:
         assert isinstance(task, OsworldTask)
-        if not task.evaluator.postconfig:  # else it ends Chrome, which writes everything then
-            getters = getters_of({"evaluator": task.published})
-            wait_s = max(
-                (chrome.PROFILE_S.get(getter["type"], 0.0) for getter in getters), default=0.0
-            )
-            await self._sleep(max(0.0, self._acted_at + wait_s - self._clock()))
+        kinds = {getter["type"] for getter in getters_of({"evaluator": task.published})}
+        if task.evaluator.postconfig:
+            # It ends Chrome, which writes everything then but cookies: who has those is ended with it.
+            kinds &= {"cookie_data"}
+        wait_s = max((chrome.PROFILE_S.get(kind, 0.0) for kind in kinds), default=0.0)
+        await self._sleep(max(0.0, self._acted_at + wait_s - self._clock()))
         await super()._finish(task)
 
     async def _score(self, task: DesktopTask) -> float:
