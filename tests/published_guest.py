@@ -11,7 +11,8 @@ from types import TracebackType
 
 from aiohttp import web
 
-from dart_gui.env.desktop.client import Address, GuestClient
+from dart_gui.env.desktop.address import Address
+from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.pool import DesktopSource
 from dart_gui.env.providers.protocol import Desktop
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from dart_gui.env.desktop.client import Address, GuestClient
+from dart_gui.env.desktop.address import Address
+from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.cluster import DesktopCluster
 from dart_gui.env.desktop.env import DesktopEnv, Pace
 from dart_gui.env.desktop.mini import mini_tasks

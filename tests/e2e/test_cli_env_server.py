@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from dart_gui.env.desktop.client import Address, GuestClient
+from dart_gui.env.desktop.address import Address
+from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.providers import processes
 from dart_gui.env.server.client import ServerSource
 from dart_gui.types import Click, Point

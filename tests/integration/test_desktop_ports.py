@@ -13,7 +13,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from dart_gui.env.desktop.client import Address, GuestClient
+from dart_gui.env.desktop.address import Address
+from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.ports import CHROME, VLC
 from dart_gui.env.osworld.door import Door
 from dart_gui.env.osworld.downloads import Downloads

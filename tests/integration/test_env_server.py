@@ -15,7 +15,8 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from dart_gui.env.desktop.client import Address, GuestClient
+from dart_gui.env.desktop.address import Address
+from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.providers.fake import FakeProvider, Fault
 from dart_gui.env.server.app import new_app
 from dart_gui.env.server.client import REST_S, ServerSource

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from PIL import Image
 
 from dart_gui.env.desktop import guest_scripts
+from dart_gui.env.desktop.address import Address
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.fakes import FakeScreen
 from dart_gui.env.desktop.screen import Window
@@ -347,3 +350,27 @@ async def test_small_questions(raw: aiohttp.ClientSession, client: GuestClient) 
 async def test_an_unknown_route_is_404_in_json(raw: aiohttp.ClientSession) -> None:
     status, answer = await post(raw, "/nowhere", {})
     assert (status, answer["status"]) == (404, "error")
+
+
+async def test_a_published_guest_is_ready_within_the_limit_or_not_at_all(tmp_path: Path) -> None:
+    """However often its picture is asked for again."""
+    released = asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        await released.wait()
+        return web.Response(status=500)
+
+    app = web.Application()
+    app.router.add_get("/screenshot", hang)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "guest.sock")).start()
+    client = GuestClient(Address(socket=tmp_path / "guest.sock"))
+    try:
+        async with asyncio.timeout(20):
+            with pytest.raises(EnvError, match=r"no picture within 0\.3 s"):
+                await client.wait_ready(timeout_s=0.3)
+    finally:
+        released.set()
+        await client.close()
+        await runner.cleanup()

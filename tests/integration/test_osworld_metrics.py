@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from dart_gui.env.desktop.client import Address, GuestClient
+from dart_gui.env.desktop.address import Address
+from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.fakes import FakeScreen
 from dart_gui.env.desktop.guest import Guest, new_app
 from dart_gui.env.desktop.ports import MARK

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from dart_gui.env.desktop.address import Address
 from dart_gui.env.desktop.ports import AUTHORIZATION, MARK
 from dart_gui.env.desktop.published import NoPictureError, PublishedGuest, decode
 from dart_gui.env.desktop.screen import WindowQuery
@@ -27,32 +28,6 @@ ANSWER_S = 30.0
 """For a request that waits for nothing in the desktop; one that does adds its own limit."""
 KEEP_S = 15.0
 MAX_TEXT = 300
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """Where a guest server is: a URL, or a Unix socket. ``headers`` go with each request.
-
-    ``ports`` are the URLs of ports of the desktop that are published beside that of the guest; others
-    are reached through our guest server (``guest_ports``).
-    """
-
-    url: str = "http://desktop"
-    socket: Path | None = None
-    headers: Mapping[str, str] | None = None
-    ports: Mapping[int, str] = field(default_factory=dict)
-
-    def published_port(self, route: str) -> int | None:
-        """That ``route`` leads to (``/port/PORT/...``); None where it is one for the guest server."""
-        named = (port for port in self.ports if route.startswith(f"/port/{port}/"))
-        return next(named, None)
-
-    def url_of(self, route: str) -> str:
-        """``route`` begins with a slash."""
-        port = self.published_port(route)
-        if port is None:
-            return self.url + route
-        return self.ports[port] + route.removeprefix(f"/port/{port}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +84,18 @@ class GuestClient:
         Raises:
             EnvError: not within ``timeout_s``, or the desktop ended.
         """
+        deadline = asyncio.get_running_loop().time() + timeout_s
         async with self._request(
             "GET", "/health", accept=(200, 404), timeout_s=timeout_s
         ) as response:
             self._has_own_routes, answer = response.status == 200, await response.read()
         if self._has_own_routes:
             return _object(answer, "/health")
-        frame = decode(await self._published.screenshot())
+        try:
+            async with asyncio.timeout_at(deadline):  # over all that are asked for in vain
+                frame = decode(await self._published.screenshot())
+        except TimeoutError:
+            raise EnvError(f"{self._what} gave no picture within {timeout_s:g} s") from None
         return {"status": "ready", "width": frame.width, "height": frame.height}
 
     async def _is_published(self) -> bool:

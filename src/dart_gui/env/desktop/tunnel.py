@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
-from dart_gui.env.desktop.client import Address
+from dart_gui.env.desktop.address import Address
 from dart_gui.env.sockets import Socket
 
 CHUNK = 1 << 16

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dart_gui.config import EnvConfig
-from dart_gui.env.desktop.client import Address, GuestClient
+from dart_gui.env.desktop.address import Address
+from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.env import picture_size
 from dart_gui.env.providers.containers import HOW_TO_GET, ContainerSpec, container_spec
 from dart_gui.env.providers.private import PrivateProvider

@@ -16,7 +16,7 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from dart_gui.env.desktop.client import Address
+from dart_gui.env.desktop.address import Address
 from dart_gui.env.desktop.fakes import FakeScreen
 from dart_gui.env.desktop.guest import Guest, new_app
 from dart_gui.env.providers.protocol import Desktop, Usage

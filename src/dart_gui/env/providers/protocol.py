@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dart_gui.env.desktop.client import Address
+from dart_gui.env.desktop.address import Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dart_gui.env.desktop.client import Address, GuestClient
+from dart_gui.env.desktop.address import Address
+from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.providers import processes
 from dart_gui.env.providers.limits import ControlGroups, Limits
 from dart_gui.env.providers.protocol import Desktop, Usage

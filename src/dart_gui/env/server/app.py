@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import web
 from PIL import Image
 
-from dart_gui.env.desktop.client import Address
+from dart_gui.env.desktop.address import Address
 from dart_gui.env.desktop.ports import AUTHORIZATION, MARK
 from dart_gui.env.server.leases import (
     MAX_TTL_S,

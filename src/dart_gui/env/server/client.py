@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from dart_gui.env.desktop.client import Address
+from dart_gui.env.desktop.address import Address
 from dart_gui.env.providers.protocol import Desktop
 from dart_gui.errors import AuthError, EnvError
 

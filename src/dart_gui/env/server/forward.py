@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from dart_gui.env.desktop.client import Address
+from dart_gui.env.desktop.address import Address
 from dart_gui.env.desktop.tunnel import StreamPipe, dial, join
 
 
