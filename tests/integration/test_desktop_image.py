@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dart_gui.config import EnvConfig
 from dart_gui.env.desktop.client import GuestClient
-from dart_gui.env.providers.docker import docker_provider
+from tests.container_desktop import container_desktop
 
 pytestmark = [pytest.mark.docker(apps="all"), pytest.mark.slow]
 # Class of the window, what starts it, and colours of a window that is painted.
@@ -35,17 +34,8 @@ APPLICATIONS = [
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[GuestClient]:
-    config = EnvConfig(
-        docker_host=os.environ["DART_DOCKER_HOST"], docker_image=os.environ["DART_DOCKER_IMAGE"]
-    )
-    provider = docker_provider(config, tmp_path)
-    await provider.start()
-    desktop = await provider.create("one")
-    client = GuestClient(desktop.address)
-    yield client
-    await client.close()
-    await provider.destroy("one")
-    await provider.close()
+    async with container_desktop(tmp_path) as made:
+        yield made
 
 
 @pytest.mark.parametrize(("window", "command", "colors"), APPLICATIONS, ids=lambda part: str(part))

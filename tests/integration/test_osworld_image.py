@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from dart_gui.config import EnvConfig
 from dart_gui.env.desktop.client import GuestClient
 from dart_gui.env.desktop.ports import CHROME
 from dart_gui.env.osworld import chrome
@@ -18,7 +17,7 @@ from dart_gui.env.osworld.door import Door
 from dart_gui.env.osworld.downloads import Downloads
 from dart_gui.env.osworld.evaluate import EvaluatorSettings, evaluate
 from dart_gui.env.osworld.tasks import parse
-from dart_gui.env.providers.docker import docker_provider
+from tests.container_desktop import container_desktop
 
 pytestmark = [pytest.mark.docker(apps="all"), pytest.mark.osworld, pytest.mark.slow]
 
@@ -33,17 +32,8 @@ WEB_S, ANSWER_S = 60.0, 120.0
 async def client(tmp_path: Path) -> AsyncIterator[GuestClient]:
     if not PYTHON.is_file():
         pytest.skip("OSWorld's getters are not installed: `make test-osworld` does so")
-    config = EnvConfig(
-        docker_host=os.environ["DART_DOCKER_HOST"], docker_image=os.environ["DART_DOCKER_IMAGE"]
-    )
-    provider = docker_provider(config, tmp_path)
-    await provider.start()
-    desktop = await provider.create("one")
-    client = GuestClient(desktop.address)
-    yield client
-    await client.close()
-    await provider.destroy("one")
-    await provider.close()
+    async with container_desktop(tmp_path) as made:
+        yield made
 
 
 Check = tuple[str, dict[str, Any], Any]  # metric, getter, rules

@@ -12,18 +12,16 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from pydantic import TypeAdapter
 
 from dart_gui.env.desktop.address import Address
 from dart_gui.env.desktop.ports import AUTHORIZATION, MARK
 from dart_gui.env.desktop.published import NoPictureError, PublishedGuest, decode
-from dart_gui.env.desktop.screen import WindowQuery
+from dart_gui.env.desktop.screen import ACTION, WindowQuery
 from dart_gui.env.desktop.watch import Condition
 from dart_gui.env.sockets import relay_socket
 from dart_gui.errors import EnvError
 from dart_gui.types import Action
 
-ACTION = TypeAdapter[Action](Action)
 ANSWER_S = 30.0
 """For a request that waits for nothing in the desktop; one that does adds its own limit."""
 KEEP_S = 15.0

@@ -15,25 +15,22 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from dart_gui.env.desktop import rest
 from dart_gui.env.desktop.execute import CommandError
-from dart_gui.env.desktop.screen import Frame, Screen, Window, WindowQuery, check
+from dart_gui.env.desktop.screen import ACTION, Frame, Screen, Window, WindowQuery, check
 from dart_gui.env.desktop.watch import Condition, Outcome, Watcher
 from dart_gui.env.refusal import ActionRefused
-from dart_gui.types import Action
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 512 << 20
 MAX_WAIT_S = 1800.0
 """OSWorld's own limit on waiting for a window."""
-# By its kind: of a union without, the first whose fields are all optional takes anything.
-ACTION: TypeAdapter[Action] = TypeAdapter(Annotated[Action, Field(discriminator="kind")])
 T = TypeVar("T")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from PIL import Image
+from pydantic import Field, TypeAdapter
 
 from dart_gui.env.desktop.keys import keysyms, text_keysyms
 from dart_gui.env.refusal import check_points
@@ -21,6 +22,9 @@ from dart_gui.types import (
     TypeText,
 )
 
+# By its kind: of a union without, the first whose fields are all optional takes anything.
+ACTION: TypeAdapter[Action] = TypeAdapter(Annotated[Action, Field(discriminator="kind")])
+"""Between an action and JSON."""
 PNG_LEVEL = 1
 """zlib level: 6 takes half as long again and saves a sixth of the bytes of an office window."""
 

@@ -87,7 +87,10 @@ async def join(one: Pipe, other: Pipe, *, goes_on: Callable[[], bool] = lambda: 
     finally:
         for pump in pumps:
             pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        ends = await asyncio.gather(*pumps, return_exceptions=True)
+    for end in ends:  # a side that is gone is how it ends; anything else is a fault of ours
+        if isinstance(end, Exception) and not isinstance(end, OSError):
+            raise end
 
 
 async def _pump(source: Pipe, goal: Pipe, goes_on: Callable[[], bool]) -> None:

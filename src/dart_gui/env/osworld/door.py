@@ -16,8 +16,8 @@ import aiohttp
 from aiohttp import web
 
 from dart_gui.env.desktop.client import GuestClient, Relayed
-from dart_gui.env.desktop.guest import ACTION
 from dart_gui.env.desktop.ports import CHROME
+from dart_gui.env.desktop.screen import ACTION
 from dart_gui.env.sockets import wants_socket
 from dart_gui.errors import EnvError
 
